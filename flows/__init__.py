@@ -1,0 +1,1 @@
+"""Flows and the command line. They drive the library; the library never imports them."""

@@ -1,0 +1,253 @@
+"""The command line ``sciml-discover``. Everything slow is imported inside the commands.
+
+Exit status of ``run``: 0 accepted, 3 finished but rejected, 2 the input is wrong, 130 interrupted,
+1 anything else. What a person reads goes to stderr, except for the commands whose only purpose is
+to show something.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, ParamSpec
+
+import typer
+
+ACCEPTED, FAILED, WRONG_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="sciml-discover",
+    help="Find the missing terms of a differential equation in data, and prove them by solving it again.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+P = ParamSpec("P")
+
+ExperimentFile = Annotated[Path, typer.Argument(help="The experiment file (TOML).", show_default=False)]
+Overrides = Annotated[
+    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.starts=4.")
+]
+OutFolder = Annotated[Path, typer.Option("--out", help="The folder of all runs and of what they share.")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="Name of a run, its beginning, or its folder.", show_default=False),
+]
+
+
+class Device(StrEnum):
+    """Where tensors live."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class ExportFormat(StrEnum):
+    """What a law can be written as."""
+
+    latex = "latex"
+    python = "python"
+    julia = "julia"
+    c = "c"
+    json = "json"
+
+
+class StatusFilter(StrEnum):
+    """How a run can have ended."""
+
+    accepted = "accepted"
+    rejected = "rejected"
+    failed = "failed"
+    unfinished = "unfinished"
+
+
+class SortKey(StrEnum):
+    """What the list of runs can be sorted by."""
+
+    created = "created"
+    case = "case"
+    status = "status"
+    holdout = "holdout"
+    seconds = "seconds"
+
+
+DeviceOption = Annotated[Device, typer.Option("--device", help="Where tensors live.")]
+
+
+def exits(command: Callable[P, int]) -> Callable[P, None]:
+    """Return a command that ends with the status that its function returns, or that an error calls for."""
+
+    @functools.wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
+        from sciml_discover.errors import InputError
+
+        try:
+            status = command(*args, **kwargs)
+        except InputError as error:
+            _complain(str(error))
+            status = WRONG_INPUT
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            status = INTERRUPTED
+        except BrokenPipeError:
+            raise  # whoever read the output has gone; click ends quietly
+        except Exception as error:
+            _complain(f"{type(error).__name__}: {error}")
+            status = FAILED
+        raise typer.Exit(status)
+
+    return wrapped
+
+
+@app.command()
+@exits
+def run(
+    experiment: ExperimentFile,
+    overrides: Overrides = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    out: OutFolder = Path("runs"),
+    from_stage: Annotated[
+        str | None,
+        typer.Option("--from", metavar="STAGE", help="Make this stage and all after it anew."),
+    ] = None,
+    device: DeviceOption = Device.auto,
+    as_json: Annotated[bool, typer.Option("--json", help="Print result.json on stdout.")] = False,
+) -> int:
+    """Run an experiment: from its data to a validated law.
+
+    Exit status: 0 accepted, 3 rejected, 2 wrong input, 130 interrupted, 1 anything else.
+    """
+    from rich.console import Console
+
+    from flows.launch import launch
+    from flows.panels import run_panel
+
+    console = Console(stderr=True)
+    result = launch(experiment, overrides, out=out, from_stage=from_stage, device=device, console=console)
+    console.print(run_panel(result, out / result.id))
+    if as_json:
+        sys.stdout.write(result.to_json())
+    return {"accepted": ACCEPTED, "rejected": REJECTED, "failed": FAILED}[result.status]
+
+
+@app.command()
+@exits
+def show(
+    run: RunName,
+    other: Annotated[
+        str | None,
+        typer.Argument(metavar="[RUN2]", help="A second one to compare it with.", show_default=False),
+    ] = None,
+    out: OutFolder = Path("runs"),
+) -> int:
+    """Show the result of a run, or two side by side."""
+    from rich.console import Console
+
+    from flows.panels import compare_runs, run_panel
+    from sciml_discover.run_folders import find_run
+
+    results = [find_run(name, out) for name in (run, other) if name is not None]
+    console = Console()
+    for result in results:
+        console.print(run_panel(result))
+    if len(results) > 1:
+        console.print(compare_runs(results))
+    return 0
+
+
+@app.command("list")
+@exits
+def list_command(
+    status: Annotated[StatusFilter | None, typer.Option(help="Only runs that ended so.")] = None,
+    case: Annotated[str | None, typer.Option(help="Only runs of this case.")] = None,
+    sort: Annotated[SortKey, typer.Option(help="What to sort by.")] = SortKey.created,
+    out: OutFolder = Path("runs"),
+) -> int:
+    """List all runs."""
+    from rich.console import Console
+
+    from flows.panels import runs_table, sorted_records
+    from sciml_discover.run_folders import list_runs
+
+    records = [
+        record
+        for record in list_runs(out)
+        if status in (None, record.result.status if record.result else "unfinished")
+        and case in (None, record.result.case if record.result else "")
+    ]
+    Console().print(runs_table(sorted_records(records, sort)))
+    return 0
+
+
+@app.command()
+@exits
+def export(
+    run: RunName,
+    format: Annotated[ExportFormat, typer.Option("--format", help="What to write it as.")],
+    out: OutFolder = Path("runs"),
+) -> int:
+    """Print the law of a run as LaTeX, as code, or as JSON."""
+    from sciml_discover.export import export_law
+    from sciml_discover.run_folders import find_run
+
+    sys.stdout.write(export_law(find_run(run, out), format).rstrip("\n") + "\n")
+    return 0
+
+
+@app.command()
+@exits
+def sweep(
+    experiment: ExperimentFile,
+    over: Annotated[
+        list[str],
+        typer.Option(
+            "--over",
+            metavar="KEY=VALUES",
+            help="A key and its values: data.synthetic.seed=0..19 or train.starts=1,2.",
+        ),
+    ],
+    overrides: Overrides = [],  # noqa: B006
+    out: OutFolder = Path("runs"),
+    device: DeviceOption = Device.auto,
+    workers: Annotated[int, typer.Option(min=1, help="How many runs at the same time.")] = 1,
+) -> int:
+    """Run an experiment for every combination of values. Started again, it goes on where it stopped."""
+    from rich.console import Console
+
+    from flows.launch import launch_sweep
+    from flows.panels import sweep_table
+
+    console = Console(stderr=True)
+    table = launch_sweep(
+        experiment, over, overrides, out=out, device=device, workers=workers, console=console
+    )
+    console.print(sweep_table(table))
+    return FAILED if table.failed else 0
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from importlib import metadata
+
+        typer.echo(metadata.version("sciml-discover"))
+        raise typer.Exit
+
+
+def _complain(message: str) -> None:
+    sys.stderr.write(f"sciml-discover: {message}\n")
+
+
+def main() -> None:
+    """Start the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

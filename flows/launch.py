@@ -1,0 +1,168 @@
+"""From a call of the command line to a finished flow: what happens before, beside and after Prefect."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from flows.combinations import plan
+from flows.progress import shown_on
+from flows.server import prefect_api
+from flows.session import Session, session
+from sciml_discover.errors import InputError
+from sciml_discover.experiment import load_experiment
+from sciml_discover.result import DiscoveryResult
+from sciml_discover.run_folders import new_run_id, store_in, writable_folder
+from sciml_discover.runs import forced_stages
+from sciml_discover.stages import STAGES, Bench, Inputs, Stage, choose_device, stages_to_make
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from flows.sweep_table import SweepTable
+
+
+def launch(
+    experiment: Path,
+    overrides: Sequence[str],
+    *,
+    out: Path,
+    from_stage: str | None,
+    device: str,
+    console: Console,
+) -> DiscoveryResult:
+    """Run the flow ``discover`` once and return its result, even if a stage failed.
+
+    Everything that can be wrong with the input is found before the flow begins.
+
+    Raises:
+        InputError: if the experiment, its data or the output folder cannot be used.
+    """
+    loaded = load_experiment(experiment, overrides)
+    forced_stages(from_stage)
+    bench = Bench(loaded, choose_device(device))
+    out = writable_folder(out)
+    run_id = new_run_id(loaded.name)
+    missing = stages_to_make(bench, store_in(out), from_stage)
+
+    def prepare() -> None:
+        if missing and not missing[0].inputs:
+            # Reading the data twice costs nothing while the server starts, and a wrong column is
+            # told at once instead of after it.
+            missing[0].work(bench, Inputs())
+        import_for(missing)
+
+    with _prefect(out, prepare) as clock, shown_on(console) as watch:
+        from flows.discover import discover
+
+        clock.watch = watch
+        parameters = {
+            "experiment": str(experiment),
+            "overrides": list(overrides),
+            "out": str(out),
+            "from_stage": from_stage,
+            "device": device,
+            "run_id": run_id,
+        }
+        state = discover.with_options(flow_run_name=run_id)(**parameters, return_state=True)
+        _settle(state)
+    return _result_of(state, out / run_id)
+
+
+def launch_sweep(
+    experiment: Path,
+    over: Sequence[str],
+    overrides: Sequence[str],
+    *,
+    out: Path,
+    device: str,
+    workers: int,
+    console: Console,
+) -> SweepTable:
+    """Run the flow ``sweep`` once and return its table.
+
+    Raises:
+        InputError: if what to sweep over, an experiment or the output folder cannot be used.
+    """
+    # Checked here, so that a mistake is told before a server starts.
+    plan(experiment, over, overrides, device)
+    out = writable_folder(out)
+
+    def prepare() -> None:
+        if workers == 1:  # otherwise the runs have processes, and imports, of their own
+            import_for(STAGES)
+
+    with _prefect(out, prepare) as clock, shown_on(console) as watch:
+        from flows.sweep import sweep
+
+        clock.watch = watch
+        parameters = {
+            "experiment": str(experiment),
+            "over": list(over),
+            "overrides": list(overrides),
+            "out": str(out),
+            "device": device,
+            "workers": workers,
+        }
+        state = sweep(**parameters, return_state=True)
+        _settle(state)
+    return state.result()
+
+
+@contextlib.contextmanager
+def _prefect(out: Path, meanwhile: Callable[[], None]) -> Iterator[Session]:
+    """Have a Prefect server, and do something else while it starts."""
+    with prefect_api(out) as server:
+        clock = Session()
+        meanwhile()
+        clock.imports = time.perf_counter() - clock.begun
+        import prefect
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        from flows.bookkeeping import close_stale_runs, process_tag
+
+        if server is not None:
+            server.wait()
+        close_stale_runs()
+        token = session.set(clock)
+        # Nobody listens for heartbeats here, and waiting for their thread takes a second.
+        quick = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if server is not None else {}
+        try:
+            with temporary_settings(updates=quick), prefect.tags(process_tag()):
+                yield clock
+        finally:
+            session.reset(token)
+
+
+def import_for(stages: Sequence[Stage]) -> None:
+    """Import what the work of some stages will need."""
+    for name in dict.fromkeys(name for stage in stages for name in stage.modules):
+        # The library imports lazily: only the access to an attribute executes the module.
+        getattr(importlib.import_module(name), "__file__")  # noqa: B009
+
+
+def _settle(state: State[Any]) -> None:
+    from flows.bookkeeping import wait_until_recorded
+
+    if state.state_details.flow_run_id is not None:
+        wait_until_recorded(state.state_details.flow_run_id)
+
+
+def _result_of(state: State[Any], folder: Path) -> DiscoveryResult:
+    """Return the result that a flow left in its folder.
+
+    Raises:
+        Exception: what ended the flow, if that was wrong input or left no result.
+    """
+    end = state.result(raise_on_failure=False)
+    if isinstance(end, InputError) or (
+        isinstance(end, BaseException) and not (folder / "result.json").exists()
+    ):
+        raise end
+    return DiscoveryResult.from_file(folder)

@@ -1,0 +1,203 @@
+"""Results for a person: the panel of a run, two runs side by side, the table of all runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from flows.sweep_table import SweepTable
+from sciml_discover.report.numbers import interval, number, with_error
+from sciml_discover.result import DiscoveryResult, Scores
+from sciml_discover.run_folders import RunRecord
+
+COLOURS = {"accepted": "green", "rejected": "yellow", "failed": "red"}
+
+
+def run_panel(result: DiscoveryResult, folder: Path | None = None) -> Panel:
+    """Return the result of a run: equations, numbers with errors, verdict, where it lies."""
+    parts: list[RenderableType] = [_verdict(result)]
+    if result.equations:
+        parts += [Text(), _equations(result), Text(), _numbers(result), Text(), _errors(result)]
+    rivals = [other for other in result.alternatives if other.rival]
+    if rivals:
+        parts += [Text(), _rivals(rivals)]
+    for sentence in result.identifiability:
+        parts.append(Text(f"! {sentence}", style="yellow"))
+    parts += [Text(), Text(_where(result, folder), style="dim", overflow="fold")]
+    colour = COLOURS[result.status]
+    return Panel(Group(*parts), title=Text(result.title), border_style=colour, padding=(1, 2))
+
+
+def compare_runs(results: Sequence[DiscoveryResult]) -> Table:
+    """Return runs side by side, one column each."""
+    table = Table(title="Side by side", title_justify="left")
+    table.add_column("")
+    for result in results:
+        table.add_column(result.id, overflow="fold")
+    rows: dict[str, list[str]] = {}
+    for position, result in enumerate(results):
+        for label, value in _comparable(result):
+            rows.setdefault(label, [""] * len(results))[position] = value
+    for label, values in rows.items():
+        same = len(set(values)) == 1
+        table.add_row(label, *values, style="dim" if same else "")
+    return table
+
+
+def runs_table(records: Iterable[RunRecord]) -> Table:
+    """Return all runs, one row each."""
+    table = Table()
+    for header in ("run", "status", "case", "law", "hold-out", "seconds"):
+        table.add_column(
+            header, overflow="fold", justify="right" if header in ("hold-out", "seconds") else "left"
+        )
+    for record in records:
+        result = record.result
+        if result is None:
+            table.add_row(record.folder.name, "-", "", record.problem, "", "", style="dim")
+            continue
+        law = "; ".join(f"{hole} = {found.expression}" for hole, found in result.missing.items())
+        if result.status == "failed":
+            law = result.reasons[0].message if result.reasons else ""
+        holdout = result.metrics.holdout
+        table.add_row(
+            result.id,
+            Text(result.status, style=COLOURS[result.status]),
+            result.case,
+            Text(law),
+            number(holdout.standardised if holdout else None),
+            f"{sum(result.seconds.values()):.1f}",
+        )
+    return table
+
+
+def sorted_records(records: Iterable[RunRecord], key: str) -> list[RunRecord]:
+    """Return runs by ``created``, ``case``, ``status``, ``holdout`` or ``seconds``; unfinished ones last."""
+
+    def rank(record: RunRecord) -> tuple:
+        result = record.result
+        if result is None:
+            return (True, "")
+        holdout = result.metrics.holdout.standardised if result.metrics.holdout else None
+        values = {
+            "created": result.created,
+            "case": result.case,
+            "status": result.status,
+            "holdout": math.inf if holdout is None else holdout,
+            "seconds": sum(result.seconds.values()),
+        }
+        return (False, values[key])
+
+    return sorted(records, key=rank)
+
+
+def sweep_table(sweep: SweepTable) -> Group:
+    """Return the rows of a sweep and what they have in common."""
+    table = Table()
+    headers = ("status", "structure", "largest error", "hold-out", "extrapolation", "terms", "seconds", "run")
+    keys = list(dict.fromkeys(key for row in sweep.rows for key in row.values))
+    for header in (*keys, *headers):
+        table.add_column(header, overflow="fold")
+    for row in sweep.rows:
+        table.add_row(
+            *(row.values.get(key, "") for key in keys),
+            Text(row.status, style=COLOURS[row.status]),
+            {True: "as the truth", False: "different", None: ""}[row.same_structure],
+            number(row.max_relative_error),
+            number(row.holdout),
+            number(row.extrapolation),
+            "" if row.complexity is None else str(row.complexity),
+            f"{row.seconds:.1f}",
+            Text(row.message if row.status == "failed" else row.run),
+        )
+    summary = Table.grid(padding=(0, 2))
+    for name, value in sweep.summary().items():
+        if value is not None:
+            summary.add_row(name, number(value))
+    return Group(table, summary, Text(f"{sweep.folder}/table.csv, table.json", style="dim", overflow="fold"))
+
+
+def _verdict(result: DiscoveryResult) -> Text:
+    text = Text()
+    text.append(result.status.upper(), style=f"bold {COLOURS[result.status]}")
+    if result.failed_stage:
+        text.append(f" in stage {result.failed_stage}")
+    for reason in result.reasons:
+        text.append("\n")
+        text.append("✔ " if reason.passed else "✘ ", style="green" if reason.passed else "red")
+        text.append(reason.message)
+    return text
+
+
+def _equations(result: DiscoveryResult) -> Table:
+    table = Table.grid(padding=(0, 1))
+    for state, equation in result.equations.items():
+        table.add_row(Text(f"d {state}/dt", style="bold"), "=", Text(equation, overflow="fold"))
+    return table
+
+
+def _numbers(result: DiscoveryResult) -> Table:
+    table = Table("", "estimate", "95 % interval", "", box=None, padding=(0, 2, 0, 0))
+    for hole, law in result.missing.items():
+        for term in law.terms:
+            label, snapped = Text(f"{hole}: {term.term}"), f"≈ {term.snapped}" if term.snapped else ""
+            estimate = with_error(term.coefficient, term.stderr)
+            table.add_row(label, estimate, interval(term.interval95), snapped)
+    for name, parameter in result.parameters.items():
+        note = "fixed" if parameter.fixed else "" if parameter.identifiable else "not identifiable"
+        unit = f" {parameter.unit}" if parameter.unit else ""
+        value = f"{with_error(parameter.value, parameter.stderr)}{unit}"
+        table.add_row(Text(name), Text(value), interval(parameter.interval95), note)
+    return table
+
+
+def _errors(result: DiscoveryResult) -> Table:
+    table = Table(
+        "relative L2 error", "training", "hold-out", "beyond the data", box=None, padding=(0, 2, 0, 0)
+    )
+    models: dict[str, Scores] = {"this law": result.metrics, **result.baselines}
+    for name, scores in models.items():
+        sets = (scores.train, scores.holdout, scores.extrapolation)
+        errors = [number(one.relative_l2 if one else None) for one in sets]
+        table.add_row(name.replace("_", " "), *errors, style="bold" if scores is result.metrics else "")
+    return table
+
+
+def _rivals(rivals: Sequence) -> Text:
+    text = Text(f"The data cannot tell it from {len(rivals)} other law{'s' if len(rivals) > 1 else ''}:")
+    for rival in rivals[:3]:
+        law = "; ".join(f"{hole} = {expression}" for hole, expression in rival.missing.items())
+        text.append(f"\n  {law}   (criterion +{number(rival.delta)})")
+    return text
+
+
+def _where(result: DiscoveryResult, folder: Path | None) -> str:
+    made = [name for name, cached in result.cached.items() if not cached]
+    stages = f"made now: {', '.join(made)}" if made else "every stage was found in the store"
+    file = result.report or "run.log"
+    where = str(folder / file) if folder else f"{result.id}: {file}"
+    return f"{where}\n{sum(result.seconds.values()):.1f} s; {stages}"
+
+
+def _comparable(result: DiscoveryResult) -> Iterable[tuple[str, str]]:
+    yield "status", result.status
+    for state, equation in result.equations.items():
+        yield f"d {state}/dt", equation
+    for name, parameter in result.parameters.items():
+        yield name, with_error(parameter.value, parameter.stderr)
+    for hole, law in result.missing.items():
+        for term in law.terms:
+            yield f"{hole}: {term.term}", with_error(term.coefficient, term.stderr)
+    if result.selection:
+        yield "criterion", number(result.selection.criterion)
+    for name in ("train", "holdout", "extrapolation"):
+        scores = getattr(result.metrics, name)
+        yield f"relative L2 error, {name}", number(scores.relative_l2 if scores else None)
+    yield "seed", str(result.seed)
+    yield "seconds", f"{sum(result.seconds.values()):.1f}"

@@ -1,0 +1,81 @@
+"""Ground that every module stands on: frozen options, progress events, lazy imports.
+
+The library prints nothing and holds no global state. Whoever wants to watch long work passes a
+``watch`` callback and receives `Progress` events.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import pydantic
+
+
+class Options(pydantic.BaseModel):
+    """Base of everything that an experiment file can say.
+
+    Frozen, so that a run cannot be edited half-way and options can be hashed; unknown keys are
+    refused; the string under a field is its description. Strategies (objectives, optimizers,
+    regressors) *are* their options: the fields configure, the methods act.
+    """
+
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One event of long-running work.
+
+    Attributes:
+        stage: name of the pipeline stage, such as ``"train"``.
+        message: what is being done, in words a person reads.
+        step: how many units are done.
+        total: how many units there are; 0 when it is not known.
+        value: the figure worth watching (a loss, a criterion), if there is one.
+    """
+
+    stage: str
+    message: str
+    step: int = 0
+    total: int = 0
+    value: float | None = None
+
+
+Watch = Callable[[Progress], None]
+
+
+def nobody_watches(_: Progress) -> None:
+    """Drop a progress event: the default of every ``watch`` argument."""
+
+
+def lazy_import(name: str) -> Any:
+    """Return module ``name``, executed at its first attribute access.
+
+    torch takes seconds to import and sympy most of one; reading an experiment file, or running a
+    pipeline whose every stage is in the cache, needs neither.
+
+    Raises:
+        ModuleNotFoundError: at once, if no such module is installed.
+    """
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"no module named {name!r}", name=name)
+    loader = importlib.util.LazyLoader(spec.loader)
+    spec.loader = loader
+    module: ModuleType = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    loader.exec_module(module)
+    return module

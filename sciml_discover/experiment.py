@@ -1,0 +1,235 @@
+"""The experiment file: one TOML that says everything, and the one class that names every floor.
+
+Reading it imports neither torch nor sympy nor pysindy, so that a mistake is told at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from sciml_discover.base import Options
+from sciml_discover.errors import InputError, did_you_mean
+from sciml_discover.expressions import check_expression
+from sciml_discover.option_errors import name_file, to_input_error
+from sciml_discover.readers import DataOptions
+from sciml_discover.regressors import RegressOptions
+from sciml_discover.selection import SelectOptions
+from sciml_discover.system import SystemOptions
+from sciml_discover.toml_writer import to_toml
+from sciml_discover.training import TrainOptions
+from sciml_discover.validation import ValidateOptions
+
+_BARE_WORD = re.compile(r"[A-Za-z_][\w./-]*")
+
+
+class Experiment(Options):
+    """Everything that determines a run."""
+
+    model_config = pydantic.ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    title: str = pydantic.Field(min_length=1, max_length=200)
+    """What is investigated, for people."""
+    seed: pydantic.NonNegativeInt = 0
+    """The seed of everything random that has none of its own."""
+    data: DataOptions
+    """The measurements."""
+    system: SystemOptions
+    """The known physics and its holes."""
+    train: TrainOptions = TrainOptions()
+    """How the networks in the holes are trained."""
+    regress: RegressOptions = RegressOptions()
+    """How what they learnt becomes sparse laws."""
+    select: SelectOptions = SelectOptions()
+    """How laws are refitted and chosen."""
+    validate_: ValidateOptions = pydantic.Field(default=ValidateOptions(), alias="validate")
+    """How the choice is judged."""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Experiment:
+        if not self.system.missing:
+            raise InputError(
+                "no missing term",
+                where="[system.missing]",
+                expected="at least one hole to fill",
+                do='Add one, such as interaction = ["x", "y"], and use it in [system.equations].',
+            )
+        for text in self.regress.library.extra:
+            for inputs in self.system.missing.values():
+                check_expression(text, inputs, where="[regress.library] extra")
+        self._check_extrapolation()
+        return self
+
+    def _check_extrapolation(self) -> None:
+        end = self.validate_.extrapolate_to
+        if end is None:
+            return
+        if self.data.synthetic is None:
+            raise InputError(
+                f"extrapolate_to = {end:g} with measured data",
+                where="[validate]",
+                expected="extrapolation only where the truth is known, with [data.synthetic]",
+                do="Remove extrapolate_to; hold rows out instead.",
+            )
+        last = self.data.synthetic.times_array()[-1]
+        if end <= last:
+            raise InputError(
+                f"extrapolate_to = {end:g}",
+                where="[validate]",
+                expected=f"a time after the last row, which is at {last:g}",
+            )
+
+
+@dataclass(frozen=True)
+class LoadedExperiment:
+    """An experiment and where it comes from.
+
+    Attributes:
+        experiment: the checked options.
+        folder: where its data files lie.
+        name: what runs are called after: the folder's name, or the file's if it is not experiment.toml.
+        text: the experiment as run, as TOML, with the overrides applied.
+    """
+
+    experiment: Experiment
+    folder: Path
+    name: str
+    text: str
+
+    @classmethod
+    def from_experiment(cls, experiment: Experiment, folder: str | Path = ".") -> LoadedExperiment:
+        """Return an experiment written in Python; its data files lie in ``folder``."""
+        table = experiment.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        name = re.sub(r"[^a-z0-9]+", "_", experiment.title.lower()).strip("_")[:40] or "experiment"
+        return cls(experiment, Path(folder).resolve(), name, to_toml(table))
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+    """Return the experiment that a TOML file describes.
+
+    Args:
+        path: the file.
+        overrides: texts such as ``"train.starts=4"``, applied in order; values are TOML, or bare words.
+
+    Raises:
+        InputError: at the first thing that is wrong, with the file, the table and the key.
+    """
+    file = str(path)
+    text = _read_text(Path(path), file)
+    document = _parse(text, file)
+    for override in overrides:
+        _apply(document, override)
+    if overrides:
+        text = to_toml(document)
+    location = Path(path).resolve()
+    name = location.parent.name if location.name == "experiment.toml" else location.stem
+    return LoadedExperiment(_validate(document, file), location.parent, name or "experiment", text)
+
+
+def _read_text(path: Path, file: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"bytes that are not text (at byte {error.start + 1})",
+            where=file,
+            expected="a TOML file in UTF-8",
+            do="Save it again in UTF-8.",
+        ) from error
+    except FileNotFoundError as error:
+        near = [item.name for item in path.parent.glob("*.toml")] if path.parent.is_dir() else []
+        raise InputError(
+            "no such file", where=file, expected="an experiment file", do=did_you_mean(path.name, near)
+        ) from error
+    except (OSError, ValueError) as error:
+        inside = " Is it experiment.toml inside this folder?" if path.is_dir() else ""
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
+        raise InputError(
+            f"a file that cannot be read ({reason})",
+            where=file,
+            expected="a readable TOML file",
+            do=inside.strip() or "Check the path and the permissions.",
+        ) from error
+
+
+def _parse(text: str, file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "too deeply nested"
+        raise InputError(
+            f"text that is not TOML ({reason})",
+            where=file,
+            expected='tables such as [data] and keys such as title = "..."',
+        ) from error
+
+
+def _validate(document: dict[str, Any], file: str) -> Experiment:
+    """Return the checked experiment; numbers are not read from texts, nor truth values from numbers."""
+    try:
+        # As JSON, because only there does strict mean strict and a list may still become a tuple.
+        return Experiment.model_validate_json(json.dumps(document, default=str), strict=True)
+    except pydantic.ValidationError as error:
+        raise to_input_error(error, Experiment, document, file) from error
+    except InputError as error:
+        name_file(error, file)
+        raise
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    """Change one value of a document in place."""
+    where = f"override {override!r}"
+    key, equals, raw = override.partition("=")
+    words = key.strip().split(".")
+    if not equals or not all(word.strip() for word in words):
+        raise InputError("no KEY=VALUE", where=where, expected="text such as train.starts=4")
+    here: Any = document
+    for word in words[:-1]:
+        here = _step(here, word, where)
+    value, last = _override_value(raw.strip(), where), words[-1]
+    if isinstance(here, list):
+        here[_position(here, last, where)] = value
+    elif isinstance(here, dict):
+        here[last] = value
+    else:
+        raise InputError(f"a key {last!r} of {here!r}", where=where, expected="a key of a table")
+
+
+def _step(here: Any, word: str, where: str) -> Any:
+    """Return the table or list one level down; a table that is not there is made."""
+    if isinstance(here, dict):
+        return here.setdefault(word, {})
+    if isinstance(here, list):
+        return here[_position(here, word, where)]
+    raise InputError(f"a key {word!r} of {here!r}", where=where, expected="a key of a table")
+
+
+def _position(items: list[Any], word: str, where: str) -> int:
+    if not (word.isascii() and word.isdigit() and int(word) < len(items)):
+        raise InputError(
+            f"{word!r} in a list of {len(items)}", where=where, expected="the number of an entry, from 0"
+        )
+    return int(word)
+
+
+def _override_value(raw: str, where: str) -> Any:
+    if _BARE_WORD.fullmatch(raw) and raw not in ("true", "false", "inf", "nan"):
+        return raw
+    try:
+        parsed = tomllib.loads(f"value = {raw}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        parsed = {}
+    if parsed.keys() != {"value"}:
+        raise InputError(
+            f"the value {raw!r}",
+            where=where,
+            expected='a TOML value, such as 4, 0.5, true, [1, 2], { rows = 4 } or "text"',
+        )
+    return parsed["value"]

@@ -1,0 +1,313 @@
+"""The two fillings of the holes of a system, behind one interface with a batch axis.
+
+A filling says what stands in every hole at given points. `ResidualNetworks` are trained; `MaskedLibraries` are
+candidate laws. The leading axis ``B`` counts starts of a training or candidates of a search alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import
+from sciml_discover.library import Library
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_import("torch")
+
+
+class AbstractFilling(ABC):
+    """What stands in the holes, as a differentiable function of the states, the time and flat weights."""
+
+    n_weights: int
+
+    @abstractmethod
+    def value(self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return the holes' values, shape ``(B, P, holes)``, at ``P`` points for each member of the batch.
+
+        Args:
+            weights: shape ``(B, n_weights)``.
+            time: shape broadcastable to ``(B, P)``.
+            state: shape ``(B, P, states)``.
+        """
+
+    @abstractmethod
+    def linearize(
+        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return values ``(B, P, holes)`` and their derivatives by state and by weights."""
+
+    @abstractmethod
+    def prior_precision(self, batch: int) -> torch.Tensor:
+        """Return the precision of the Gaussian prior of each weight around zero, ``(B, n_weights)``."""
+
+    @abstractmethod
+    def take(self, index: torch.Tensor) -> AbstractFilling:
+        """Return the filling of the chosen members of the batch only."""
+
+
+@dataclass(frozen=True)
+class NetworkShape:
+    """One hole's network: inputs scaled to unit size, tanh layers, one scaled output.
+
+    Attributes:
+        inputs: positions of the inputs among the states; the number of states stands for time.
+        hidden: widths of the hidden layers.
+        center: subtracted from each input.
+        scale: then divides it.
+        output_scale: multiplies the output, so that weights of size one make a typical term.
+    """
+
+    inputs: tuple[int, ...]
+    hidden: tuple[int, ...]
+    center: np.ndarray
+    scale: np.ndarray
+    output_scale: float
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Widths of all layers, input and output included."""
+        return (len(self.inputs), *self.hidden, 1)
+
+    @property
+    def n_weights(self) -> int:
+        """Number of weights and biases."""
+        return sum((width + 1) * following for width, following in zip(self.widths, self.widths[1:], strict=False))
+
+
+class ResidualNetworks(AbstractFilling):
+    """One small tanh network per hole, all starts side by side (`torch.bmm`), weights flat.
+
+    Derivatives by inputs and weights are written out (one backward sweep per layer), because the variational
+    equations need them for every point and every start at once.
+    """
+
+    def __init__(self, shapes: Sequence[NetworkShape], prior: float, device: torch.device | str = "cpu") -> None:
+        self.shapes = tuple(shapes)
+        self.prior = prior
+        self.n_weights = sum(shape.n_weights for shape in shapes)
+        self._device = device
+        tensor = {"dtype": torch.float64, "device": device}
+        self._centers = [torch.as_tensor(shape.center, **tensor) for shape in shapes]
+        self._scales = [torch.as_tensor(shape.scale, **tensor) for shape in shapes]
+
+    def initial_weights(self, starts: int, generator: np.random.Generator) -> torch.Tensor:
+        """Return weights of networks that start as a small perturbation, shape ``(starts, n_weights)``.
+
+        Hidden layers have unit gain; the output layer is a hundredth of that, so that training sets out from
+        the known physics (Rackauckas et al. 2020, arXiv:2001.04385).
+        """
+        blocks = []
+        for shape in self.shapes:
+            for layer, (width, following) in enumerate(zip(shape.widths, shape.widths[1:], strict=False)):
+                gain = 0.01 if layer == len(shape.hidden) else 1.0
+                matrix = gain * generator.normal(size=(starts, width * following)) / np.sqrt(width)
+                bias = gain * 0.5 * generator.normal(size=(starts, following))
+                blocks += [matrix, bias]
+        return torch.as_tensor(np.concatenate(blocks, axis=1), dtype=torch.float64, device=self._device)
+
+    def value(self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return the networks' outputs, shape ``(B, P, holes)``."""
+        outputs, begin = [], 0
+        for number, shape in enumerate(self.shapes):
+            layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
+            begin += shape.n_weights
+            signal = self._inputs(number, time, state)
+            for matrix, bias in layers[:-1]:
+                signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
+            matrix, bias = layers[-1]
+            outputs.append(shape.output_scale * torch.baddbmm(bias, signal, matrix))
+        return torch.cat(outputs, dim=-1)
+
+    def linearize(
+        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return outputs and their derivatives by state ``(B, P, holes, d)`` and weights ``(..., n_weights)``."""
+        batch, points, dimension = state.shape
+        holes = len(self.shapes)
+        outputs = []
+        by_state = state.new_zeros(batch, points, holes, dimension)
+        by_weights = state.new_zeros(batch, points, holes, self.n_weights)
+        begin = 0
+        for number, shape in enumerate(self.shapes):
+            layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
+            signals = [self._inputs(number, time, state)]
+            for matrix, bias in layers[:-1]:
+                signals.append(torch.tanh(torch.baddbmm(bias, signals[-1], matrix)))
+            matrix, bias = layers[-1]
+            outputs.append(shape.output_scale * torch.baddbmm(bias, signals[-1], matrix))
+
+            # Backward: `delta` is the derivative of the output by each layer's input sum.
+            delta = state.new_full((batch, points, 1), shape.output_scale)
+            end = begin + shape.n_weights
+            for layer in reversed(range(len(layers))):
+                matrix, _ = layers[layer]
+                incoming = signals[layer]
+                width, following = matrix.shape[1:]
+                bias_begin = end - following
+                matrix_begin = bias_begin - width * following
+                by_weights[:, :, number, bias_begin:end] = delta
+                by_weights[:, :, number, matrix_begin:bias_begin] = (
+                    incoming[..., :, None] * delta[..., None, :]
+                ).flatten(-2)
+                end = matrix_begin
+                delta = torch.bmm(delta, matrix.transpose(1, 2))
+                if layer > 0:
+                    delta = delta * (1.0 - incoming * incoming)
+            delta = delta / self._scales[number]
+            for position, source in enumerate(shape.inputs):
+                if source < dimension:
+                    by_state[:, :, number, source] = delta[..., position]
+            begin += shape.n_weights
+        return torch.cat(outputs, dim=-1), by_state, by_weights
+
+    def prior_precision(self, batch: int) -> torch.Tensor:
+        """Return the squared prior strength for every weight."""
+        return torch.full((batch, self.n_weights), self.prior**2, dtype=torch.float64, device=self._device)
+
+    def take(self, index: torch.Tensor) -> ResidualNetworks:  # noqa: ARG002 - all starts share one shape
+        """Return itself: the weights carry all that differs between starts."""
+        return self
+
+    def _inputs(self, number: int, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        columns = gather_inputs(self.shapes[number].inputs, time, state)
+        return (columns - self._centers[number]) / self._scales[number]
+
+    @staticmethod
+    def _layers(shape: NetworkShape, weights: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        layers, begin = [], 0
+        for width, following in zip(shape.widths, shape.widths[1:], strict=False):
+            middle = begin + width * following
+            matrix = weights[:, begin:middle].reshape(-1, width, following)
+            layers.append((matrix, weights[:, None, middle : middle + following]))
+            begin = middle + following
+        return layers
+
+
+def gather_inputs(inputs: tuple[int, ...], time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    """Return the inputs of a hole, shape ``(B, P, inputs)``; the number of states stands for time."""
+    dimension = state.shape[-1]
+    if inputs == tuple(range(dimension)):
+        return state
+    if dimension in inputs:
+        state = torch.cat([state, time.expand(state.shape[:-1])[..., None]], dim=-1)
+    return state[..., list(inputs)]
+
+
+class MaskedLibraries(AbstractFilling):
+    """Library terms x coefficients x 0/1 support, one support per hole and member of the batch.
+
+    Weights are the coefficients of the active terms, each hole's block padded to its widest support, so that a
+    candidate with two terms costs two columns of the sensitivities and not the whole library.
+
+    Args:
+        libraries: one per hole.
+        inputs: positions of each hole's inputs among the states; the number of states stands for time.
+        supports: per hole, whether each term is in, shape ``(B, terms)``.
+        device: where the tensors live.
+    """
+
+    def __init__(
+        self,
+        libraries: Sequence[Library],
+        inputs: Sequence[tuple[int, ...]],
+        supports: Sequence[np.ndarray],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.libraries = tuple(libraries)
+        self.inputs = tuple(inputs)
+        self.active: list[torch.Tensor] = []
+        self.present: list[torch.Tensor] = []
+        for support in supports:
+            width = max(int(support.sum(axis=1).max(initial=0)), 1)
+            order = np.argsort(~support.astype(bool), axis=1, kind="stable")[:, :width]
+            self.active.append(torch.as_tensor(order, device=device))
+            present = np.take_along_axis(support.astype(float), order, axis=1)
+            self.present.append(torch.as_tensor(present, dtype=torch.float64, device=device))
+        self.n_weights = sum(active.shape[1] for active in self.active)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of weights of each hole: the terms of its widest support."""
+        return tuple(active.shape[1] for active in self.active)
+
+    def pack(self, coefficients: Sequence[np.ndarray]) -> torch.Tensor:
+        """Return the flat weights of full coefficient arrays ``(B, terms)``, one per hole."""
+        blocks = [
+            torch.as_tensor(full, dtype=torch.float64, device=active.device).gather(1, active) * present
+            for full, active, present in zip(coefficients, self.active, self.present, strict=True)
+        ]
+        return torch.cat(blocks, dim=1)
+
+    def unpack(self, weights: torch.Tensor) -> list[np.ndarray]:
+        """Return full coefficient arrays ``(B, terms)``, one per hole, zero outside the supports."""
+        full, begin = [], 0
+        for library, active, present in zip(self.libraries, self.active, self.present, strict=True):
+            width = active.shape[1]
+            block = weights[:, begin : begin + width] * present
+            begin += width
+            dense = block.new_zeros(block.shape[0], len(library))
+            full.append(dense.scatter_add(1, active, block).cpu().numpy())
+        return full
+
+    def value(self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Return the sums of the active terms, shape ``(B, P, holes)``."""
+        outputs, begin = [], 0
+        for number, library in enumerate(self.libraries):
+            terms = library.evaluate(gather_inputs(self.inputs[number], time, state))
+            chosen = self._choose(terms, number)
+            width = chosen.shape[-1]
+            outputs.append(torch.bmm(chosen, weights[:, begin : begin + width, None]))
+            begin += width
+        return torch.cat(outputs, dim=-1)
+
+    def linearize(
+        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the sums and their derivatives by state and by coefficients."""
+        batch, points, dimension = state.shape
+        outputs = []
+        by_state = state.new_zeros(batch, points, len(self.libraries), dimension)
+        by_weights = state.new_zeros(batch, points, len(self.libraries), self.n_weights)
+        begin = 0
+        known: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
+        for number, library in enumerate(self.libraries):
+            key = (id(library), self.inputs[number])
+            if key not in known:
+                known[key] = library.linearize(gather_inputs(self.inputs[number], time, state))
+            terms, slopes = known[key]
+            chosen = self._choose(terms, number)
+            width = chosen.shape[-1]
+            block = weights[:, begin : begin + width, None]
+            outputs.append(torch.bmm(chosen, block))
+            by_weights[:, :, number, begin : begin + width] = chosen
+            for position, source in enumerate(self.inputs[number]):
+                if source < dimension:
+                    slope = self._choose(slopes[..., position], number)
+                    by_state[:, :, number, source] += torch.bmm(slope, block)[..., 0]
+            begin += width
+        return torch.cat(outputs, dim=-1), by_state, by_weights
+
+    def prior_precision(self, batch: int) -> torch.Tensor:  # noqa: ARG002 - supports know the batch
+        """Return zero for active coefficients and one for padding, which keeps the padding at zero."""
+        return 1.0 - torch.cat(self.present, dim=1)
+
+    def take(self, index: torch.Tensor) -> MaskedLibraries:
+        """Return the chosen candidates, their supports unchanged."""
+        chosen = object.__new__(MaskedLibraries)
+        chosen.libraries, chosen.inputs = self.libraries, self.inputs
+        chosen.active = [active[index] for active in self.active]
+        chosen.present = [present[index] for present in self.present]
+        chosen.n_weights = self.n_weights
+        return chosen
+
+    def _choose(self, terms: torch.Tensor, number: int) -> torch.Tensor:
+        active, present = self.active[number], self.present[number]
+        index = active[:, None, :].expand(-1, terms.shape[1], -1)
+        return terms.gather(2, index) * present[:, None, :]

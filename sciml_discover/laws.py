@@ -1,0 +1,220 @@
+"""Closed-form laws with their uncertainty, built from a refit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import
+from sciml_discover.library import Library
+from sciml_discover.objectives.multiple_shooting import ShootingObjective
+from sciml_discover.search import Fits
+from sciml_discover.simplify import equations_with_numbers, linear_combination, round_to_error, snap, to_text
+
+if TYPE_CHECKING:
+    import sympy
+
+    from sciml_discover.system import System
+else:
+    sympy = lazy_import("sympy")
+
+NORMAL95 = 1.959963984540054
+"""Half-width of the 95 % interval of a normal distribution, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its uncertainty, conditional on the structure of the law.
+
+    ``stderr`` and ``interval95`` are None where the data do not determine the number.
+    """
+
+    value: float
+    stderr: float | None
+    interval95: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class LawTerm:
+    """One term of a missing term: ``coefficient * term``."""
+
+    term: str
+    coefficient: Estimate
+    snapped: str | None
+    """A simple number (integer or small fraction) that the data cannot tell from the coefficient."""
+
+
+@dataclass(frozen=True)
+class LawParameter:
+    """A physical parameter as refitted with the law."""
+
+    estimate: Estimate
+    unit: str | None
+    fixed: bool
+    identifiable: bool
+
+
+@dataclass(frozen=True)
+class Law:
+    """A closed-form law: what stands in each hole, and everything refitted with it.
+
+    Attributes:
+        missing: terms per hole.
+        expressions: what stands in each hole as text, digits following the errors.
+        equations: the whole right-hand side of each state as text, digits following the errors.
+        expressions_full: as ``expressions``, every number in full precision.
+        equations_full: as ``equations``, every number in full precision.
+        parameters: the physical parameters of the system.
+        initial_states: shape ``(trajectories, states)``.
+        chi_square: of the re-solved trajectory on training rows, against the law-free noise.
+        criterion: extended Bayesian information criterion; smaller is better.
+        delta: criterion minus the best law's.
+        n_parameters: free numbers of the fit, initial states included.
+        complexity: number of terms over all holes.
+        covariance: of the free parameters, then all coefficients, then the initial states trajectory by
+            trajectory; infinite variances where the data say nothing. Conditional on the structure.
+        source: who proposed it, such as ``"stlsq"``.
+        status: ``"converged"``, or why the refit stopped.
+    """
+
+    missing: dict[str, tuple[LawTerm, ...]]
+    expressions: dict[str, str]
+    equations: dict[str, str]
+    expressions_full: dict[str, str]
+    equations_full: dict[str, str]
+    parameters: dict[str, LawParameter]
+    initial_states: np.ndarray
+    chi_square: float
+    n_observed: int
+    n_parameters: int
+    criterion: float
+    delta: float
+    complexity: int
+    covariance: np.ndarray
+    source: str
+    status: str
+
+
+class LawBuilder:
+    """Turns refits into laws: numbers with errors, expressions, equations.
+
+    Args:
+        system: the known physics with its holes.
+        libraries: one per hole.
+        objective: the shooting problem of the batch of fits.
+        estimated: whether the noise sd is estimated; errors then scale with the misfit.
+        n_common: free numbers that every law has.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        libraries: list[Library],
+        objective: ShootingObjective,
+        estimated: bool,
+        n_common: int,
+    ) -> None:
+        self._system, self._libraries = system, libraries
+        self._objective, self._estimated, self._n_common = objective, estimated, n_common
+
+    def law(self, fits: Fits, row: int, covariance: np.ndarray, criterion: float, delta: float) -> Law:
+        """Return the law of one member of a batch of fits.
+
+        Args:
+            fits: the batch.
+            row: which member.
+            covariance: of its ``theta`` and initial states, for noise as told or estimated without the law.
+            criterion: its criterion.
+            delta: that minus the best law's.
+        """
+        ude, system = self._objective.ude, self._system
+        supports = [support[row] > 0 for support in fits.candidates.supports]
+        complexity = int(sum(support.sum() for support in supports))
+        n_observed, n_parameters = self._objective.rows.n_observed, self._n_common + complexity
+        chi_square = float(fits.chi_square[row])
+
+        joint = self._joint_covariance(fits, row, supports, covariance)
+        if self._estimated and n_observed > n_parameters:
+            joint = joint * (chi_square / (n_observed - n_parameters))
+        physical = ude.parameters.physical(fits.coordinates[row : row + 1])[0].tolist()
+        values = dict(zip(system.parameter_names, physical, strict=True))
+        free = [parameter.name for parameter in system.free_parameters]
+        parameters = {}
+        for parameter in system.parameters:
+            known = parameter.name not in free
+            variance = 0.0 if known else joint[free.index(parameter.name), free.index(parameter.name)]
+            estimate = _estimate(values[parameter.name], float(variance))
+            parameters[parameter.name] = LawParameter(
+                estimate=estimate,
+                unit=parameter.unit,
+                fixed=parameter.fixed,
+                identifiable=estimate.stderr is not None,
+            )
+
+        missing, exact, rounded = {}, {}, {}
+        position = len(free)
+        for number, hole in enumerate(system.missing):
+            library = self._libraries[number]
+            texts = [text for text, chosen in zip(library.texts, supports[number], strict=True) if chosen]
+            numbers = fits.candidates.coefficients[number][row][supports[number]]
+            terms = []
+            for text, value in zip(texts, numbers, strict=True):
+                estimate = _estimate(float(value), float(joint[position, position]))
+                terms.append(LawTerm(text, estimate, snap(estimate.value, estimate.stderr)))
+                position += 1
+            missing[hole.name] = tuple(terms)
+            shown = [round_to_error(term.coefficient.value, term.coefficient.stderr) for term in terms]
+            exact[hole.name] = linear_combination(texts, numbers.tolist(), hole.inputs)
+            rounded[hole.name] = linear_combination(texts, shown, hole.inputs)
+        shown_values = {
+            name: value if item.fixed else round_to_error(value, item.estimate.stderr)
+            for (name, value), item in zip(values.items(), parameters.values(), strict=True)
+        }
+        equations_full = equations_with_numbers(system, exact, values)
+        equations = equations_with_numbers(system, rounded, shown_values)
+        return Law(
+            missing=missing,
+            expressions={name: to_text(expression) for name, expression in rounded.items()},
+            equations={name: to_text(expression) for name, expression in equations.items()},
+            expressions_full={name: to_text(expression) for name, expression in exact.items()},
+            equations_full={name: to_text(expression) for name, expression in equations_full.items()},
+            parameters=parameters,
+            initial_states=fits.states[row, :, 0].cpu().numpy().copy(),
+            chi_square=chi_square,
+            n_observed=n_observed,
+            n_parameters=n_parameters,
+            criterion=criterion,
+            delta=delta,
+            complexity=complexity,
+            covariance=joint,
+            source=fits.candidates.sources[row],
+            status="converged" if bool(fits.converged[row]) else "the refit had not settled when its iterations ended",
+        )
+
+    def _joint_covariance(
+        self, fits: Fits, row: int, supports: list[np.ndarray], covariance: np.ndarray
+    ) -> np.ndarray:
+        """Return the covariance in physical units, without the padding of the supports."""
+        ude = self._objective.ude
+        slopes = ude.parameters.slope(fits.coordinates[row : row + 1])[0].cpu().numpy()
+        keep, begin = list(range(ude.n_free)), ude.n_free
+        for support, widest in zip(supports, ude.filling.widths, strict=True):
+            keep += range(begin, begin + int(support.sum()))
+            begin += widest
+        keep += range(begin, len(covariance))
+        scale = np.ones(len(keep))
+        scale[: ude.n_free] = slopes
+        with np.errstate(invalid="ignore"):
+            return np.nan_to_num(
+                covariance[np.ix_(keep, keep)] * np.outer(scale, scale), nan=0.0, posinf=np.inf, neginf=-np.inf
+            )
+
+
+def _estimate(value: float, variance: float) -> Estimate:
+    """Return a value with its error, None where the variance is not finite."""
+    if not np.isfinite(variance) or variance < 0.0:
+        return Estimate(value, None, None)
+    stderr = float(np.sqrt(variance))
+    return Estimate(value, stderr, (value - NORMAL95 * stderr, value + NORMAL95 * stderr))

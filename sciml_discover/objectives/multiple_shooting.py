@@ -1,0 +1,408 @@
+"""Multiple shooting: short segments solved as one batch, tied together by continuity conditions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import pydantic
+
+from sciml_discover.base import Options, lazy_import
+from sciml_discover.integrate import integrate_batch, integrate_sensitivities, unit_sensitivity
+from sciml_discover.linear_algebra import ArrowNormal, Nodes, TridiagonalNormal, condense
+from sciml_discover.objectives.abstract import AbstractLinearization, AbstractObjective, choose, take
+from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.ude import UDE
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_import("torch")
+
+
+class MultipleShooting(Options):
+    """Solve short segments as one batch; their initial states are free, continuity is enforced.
+
+    First-order methods see continuity as a penalty that grows into an augmented Lagrangian (Turan & Jaeschke
+    2021, arXiv:2109.06786); `gauss_newton` sees it as an equality constraint (Bock & Plitt 1984).
+    """
+
+    kind: Literal["multiple_shooting"] = "multiple_shooting"
+    segment_length: pydantic.PositiveInt | Literal["all"] = 4
+    """Intervals between observations per segment; ``"all"`` is single shooting."""
+    continuity: pydantic.PositiveFloat = 1.0
+    """First weight of the continuity penalty, in units of the noise."""
+    growth: float = pydantic.Field(default=10.0, ge=1.0)
+    """Factor of the continuity weight from round to round."""
+    rounds: int = pydantic.Field(default=3, ge=1, le=20)
+    """Rounds that a first-order method divides its iterations into."""
+
+    def build(self, ude: UDE, rows: Rows, steps: int) -> ShootingObjective:
+        """Return the objective for a universal differential equation and training rows."""
+        intervals = rows.times.shape[1] - 1
+        length = intervals if self.segment_length == "all" else min(self.segment_length, intervals)
+        return ShootingObjective(self, ude, rows, length, steps)
+
+
+class ShootingObjective(AbstractObjective):
+    """Multiple shooting of a batch of equations over the same rows.
+
+    The flat unknowns are the node states ``(J, S, d)`` of every segment and then ``theta``.
+
+    Args:
+        options: weights of the continuity penalty.
+        ude: the equations.
+        rows: the training rows.
+        segment_length: intervals per segment.
+        steps: Runge-Kutta steps per interval; a power of two, so that step ends meet the rows exactly.
+    """
+
+    def __init__(self, options: MultipleShooting, ude: UDE, rows: Rows, segment_length: int, steps: int) -> None:
+        self.options, self.ude, self.rows, self.steps = options, ude, rows, steps
+        self.segment_length = segment_length
+        count, longest = rows.times.shape
+        self.segments = math.ceil((longest - 1) / segment_length)
+        padded = self.segments * segment_length + 1
+        times = torch.cat([rows.times, rows.times[:, -1:].expand(count, padded - longest)], dim=1)
+        shape = (count, self.segments, segment_length)
+        self.starts = times[:, :-1].reshape(shape)
+        self.lengths = (times[:, 1:] - times[:, :-1]).reshape(shape)
+        self._longest = longest
+        self._penalty: float | None = None
+        self._multipliers: torch.Tensor | None = None
+        self._continuity = options.continuity
+
+    # --- the flat unknowns -------------------------------------------------------------------------------
+
+    def start(self, state: FitState) -> torch.Tensor:
+        """Return the flat unknowns: nodes are the states at the segments' first rows."""
+        nodes = state.states[:, :, : self._longest - 1 : self.segment_length]
+        return torch.cat([nodes.flatten(1), state.theta], dim=1)
+
+    def finish(self, unknowns: torch.Tensor) -> FitState:
+        """Return states at all rows, by solving the segments from their nodes."""
+        with torch.no_grad():
+            nodes, theta = self._split(unknowns)
+            inside, end = self._solve(nodes, theta)
+        return FitState(self._at_rows(inside, end), theta)
+
+    def finish_nodes(self, unknowns: torch.Tensor) -> FitState:
+        """Return states at all rows as the nodes say, for single-interval segments; nothing is solved."""
+        if self.segment_length != 1:
+            raise ValueError(f"got segments of {self.segment_length} intervals, expected single intervals")
+        nodes, theta = self._split(unknowns)
+        # The last row has no node of its own: its state is the end of the last segment.
+        with torch.no_grad():
+            _, end = self._solve(nodes, theta)
+        return FitState(torch.cat([nodes, end[:, :, -1:]], dim=2)[:, :, : self._longest], theta)
+
+    def unit(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the scales of the states for the nodes, one for ``theta``."""
+        nodes, theta = self._split(unknowns)
+        return torch.cat([self.rows.scale.expand(nodes.shape[1:]).flatten(), torch.ones_like(theta[0])])
+
+    def _split(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count = self.rows.times.shape[0]
+        size = unknowns.shape[1] - self.ude.n_theta
+        nodes = unknowns[:, :size].reshape(unknowns.shape[0], count, self.segments, self.ude.system.dimension)
+        return nodes, unknowns[:, size:]
+
+    def _at_rows(self, inside: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """Return states at rows from those inside the segments ``(B, J, S, k, ...)`` and at their ends."""
+        return torch.cat([inside.flatten(2, 3), end[:, :, -1:]], dim=2)[:, :, : self._longest]
+
+    # --- first-order methods -----------------------------------------------------------------------------
+
+    @property
+    def rounds(self) -> int:
+        """Number of rounds of the augmented Lagrangian; one where there is nothing to tie."""
+        return self.options.rounds if self.segments > 1 else 1
+
+    def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return half the squared residuals, prior and shifted continuity penalty included."""
+        nodes, theta = self._split(unknowns)
+        inside, end = self._solve_torchdiffeq(nodes, theta)
+        residual = self.rows.residual(self._at_rows(inside, end))
+        total = 0.5 * residual.square().sum((1, 2, 3))
+        total = total + 0.5 * (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
+        if self.segments > 1:
+            shifted = self._defect(nodes, end)
+            if self._multipliers is not None:
+                shifted = shifted + self._multipliers / self._continuity
+            total = total + 0.5 * self._continuity * shifted.square().sum((1, 2, 3))
+        return total
+
+    def advance(self, unknowns: torch.Tensor) -> bool:
+        """Update multipliers and weight of the augmented Lagrangian; ask for one more round."""
+        with torch.no_grad():
+            nodes, theta = self._split(unknowns)
+            _, end = self._solve(nodes, theta)
+            update = self._continuity * self._defect(nodes, end)
+        self._multipliers = update if self._multipliers is None else self._multipliers + update
+        self._continuity *= self.options.growth
+        return True
+
+    def _defect(self, nodes: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """Return the jumps between segments in units of the tolerances, shape ``(B, J, S - 1, d)``."""
+        return (end[:, :, :-1] - nodes[:, :, 1:]) / self.rows.tolerance
+
+    def _solve_torchdiffeq(
+        self, nodes: torch.Tensor, theta: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Solve all segments as one batch, differentiably.
+
+        torchdiffeq shares one time grid over the batch, so every interval is scaled to length one and the
+        right-hand side multiplied by its true length. `perturb` evaluates the ends of a step just inside it:
+        the true length jumps there.
+        """
+        from torchdiffeq import odeint
+
+        starts, lengths = self.starts.flatten(0, 1), self.lengths.flatten(0, 1)
+
+        def rhs(scaled: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+            interval = min(max(int(scaled), 0), self.segment_length - 1)
+            time = starts[:, interval] + (scaled - interval) * lengths[:, interval]
+            return self.ude.rhs(time, state, theta) * lengths[:, interval, None]
+
+        grid = torch.arange(self.segment_length + 1, dtype=nodes.dtype, device=nodes.device)
+        solution = odeint(
+            rhs,
+            nodes.flatten(1, 2),
+            grid,
+            method="rk4",
+            options={"step_size": 1.0 / self.steps, "perturb": True},
+        )
+        path = solution.movedim(0, 2).unflatten(1, nodes.shape[1:3])  # (B, J, S, k + 1, d)
+        return path[..., :-1, :], path[..., -1, :]
+
+    # --- second-order methods and re-solving -------------------------------------------------------------
+
+    def _solve(self, nodes: torch.Tensor, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return states at the rows inside every segment ``(B, J, S, k, d)`` and at its end."""
+        shape, path = nodes.shape, []
+        state = nodes.flatten(1, 2)
+        for interval in range(self.segment_length):
+            path.append(state.reshape(shape))
+            start, length = self.starts[..., interval].flatten(), self.lengths[..., interval].flatten()
+            state = integrate_batch(
+                lambda time, at: self.ude.rhs(time, at, theta), start, length, state, self.steps
+            )
+        return torch.stack(path, dim=3), state.reshape(shape)
+
+    def second_order_rounds(self) -> tuple[AbstractObjective, ...]:
+        """Return the same objective with continuity as a penalty that grows, and at last as an equality.
+
+        With a poor right-hand side the equality-constrained step extrapolates an unstable linearised flow over
+        the whole series; the penalty cannot. Its optimum is also a lower bound of the constrained one.
+        """
+        if self.segments == 1:
+            return (self,)
+        weights = (*(self.options.continuity * 30.0**power for power in range(3)), None)
+        return tuple(self._with_penalty(weight) for weight in weights)
+
+    def _with_penalty(self, weight: float | None) -> ShootingObjective:
+        other = ShootingObjective(self.options, self.ude, self.rows, self.segment_length, self.steps)
+        other._penalty = weight
+        return other
+
+    def linearize(self, unknowns: torch.Tensor) -> AbstractLinearization:
+        """Return the least-squares problem with continuity as this round sees it."""
+        with torch.no_grad():
+            return self._linearize(unknowns)
+
+    def covariance(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the covariance of ``theta`` and of all initial states, ``(B, n_theta + J * d, same)``.
+
+        The inverse of the whole Fisher matrix of the continuous trajectories, prior included. No pseudo-inverse:
+        where the matrix is singular to rounding, the entries of the directions concerned are infinite.
+        """
+        with torch.no_grad():
+            linearized = self._with_penalty(None)._linearize(unknowns)
+        if not isinstance(linearized, ConstrainedShooting):
+            raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
+        return linearized.normal.covariance()
+
+    def _linearize(self, unknowns: torch.Tensor) -> AbstractLinearization:
+        nodes, theta = self._split(unknowns)
+        inside, end, by_inside, by_end = self._solve_sensitivities(nodes, theta)
+        states = self._at_rows(inside, end)
+        slope = self.rows.residual_slope(states)
+        by_node = slope[..., None] * self._at_rows(by_inside, by_end)[..., self.rows.columns, :]
+        residual = self.rows.residual(states)
+        defect = end[:, :, :-1] - nodes[:, :, 1:]
+        precision = self.ude.prior_precision(theta.shape[0])
+        chi_square = residual.square().sum((1, 2, 3))
+        cost = 0.5 * chi_square + 0.5 * (precision * theta.square()).sum(1)
+        scaled = defect / self.rows.tolerance
+        worst = scaled.abs().flatten(1).amax(1) if scaled.numel() else torch.zeros_like(cost)
+        if self._penalty is not None:
+            return PenalisedShooting(
+                cost=cost + 0.5 * self._penalty * scaled.square().sum((1, 2, 3)),
+                infeasibility=torch.zeros_like(cost),
+                worst_defect=torch.zeros_like(cost),
+                normal=self._tridiagonal(by_node, residual, by_end, scaled, precision, theta),
+            )
+        condensed = condense(by_end, defect)
+        dimension = nodes.shape[-1]
+        jacobian = by_node[..., :dimension] @ self._spread(condensed.matrix)
+        jacobian[..., dimension:] += by_node[..., dimension:]
+        closing = (by_node[..., :dimension] @ self._spread(condensed.offset)[..., None])[..., 0]
+        closed = residual + closing
+        return ConstrainedShooting(
+            cost=cost,
+            closed_cost=cost + 0.5 * (closed.square() - residual.square()).sum((1, 2, 3)),
+            infeasibility=scaled.abs().sum((1, 2, 3)),
+            worst_defect=worst,
+            chi_square=chi_square,
+            condensed=condensed,
+            normal=ArrowNormal.assemble(jacobian.flatten(2, 3), closed.flatten(2), precision, theta),
+        )
+
+    def _solve_sensitivities(
+        self, nodes: torch.Tensor, theta: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return states inside and at the ends of the segments, and their derivatives by node and ``theta``."""
+        shape, columns = nodes.shape, nodes.shape[-1] + theta.shape[1]
+        state = nodes.flatten(1, 2)
+        sensitivity = unit_sensitivity(state, theta.shape[1])
+        path, path_sensitivity = [], []
+        for interval in range(self.segment_length):
+            path.append(state.reshape(shape))
+            path_sensitivity.append(sensitivity.reshape(*shape, columns))
+            start, length = self.starts[..., interval].flatten(), self.lengths[..., interval].flatten()
+            state, sensitivity = integrate_sensitivities(
+                lambda time, at: self.ude.linearize(time, at, theta),
+                start,
+                length,
+                state,
+                sensitivity,
+                self.steps,
+            )
+        return (
+            torch.stack(path, dim=3),
+            state.reshape(shape),
+            torch.stack(path_sensitivity, dim=3),
+            sensitivity.reshape(*shape, columns),
+        )
+
+    def _tridiagonal(
+        self,
+        by_node: torch.Tensor,
+        residual: torch.Tensor,
+        by_end: torch.Tensor,
+        scaled: torch.Tensor,
+        precision: torch.Tensor,
+        theta: torch.Tensor,
+    ) -> TridiagonalNormal:
+        """Return the normal equations with continuity as a penalty."""
+        batch, count, segments, dimension, _ = by_end.shape
+        # Rows of a segment depend on its node; the very last row belongs to the last segment.
+        by_row = by_node.flatten(2, 3)
+        seen = len(self.rows.columns)
+        missing = segments * self.segment_length * seen - (by_row.shape[2] - seen)
+        pad = by_row.new_zeros(batch, count, missing, by_row.shape[3])
+        inner = torch.cat([by_row[:, :, :-seen], pad], dim=2).unflatten(2, (segments, -1))
+        flat = residual.flatten(2)
+        inner_residual = torch.cat([flat[:, :, :-seen], pad[..., 0]], dim=2).unflatten(2, (segments, -1))
+        normal = inner.transpose(-1, -2) @ inner
+        gradient = (inner.transpose(-1, -2) @ inner_residual[..., None])[..., 0]
+        last, last_residual = by_row[:, :, -seen:], flat[:, :, -seen:]
+        normal[:, :, -1] += last.transpose(-1, -2) @ last
+        gradient[:, :, -1] += (last.transpose(-1, -2) @ last_residual[..., None])[..., 0]
+        # Defects: end of a segment minus the next node, in units of the tolerance.
+        root = self._penalty**0.5
+        ends = root * by_end[:, :, :-1] / self.rows.tolerance[:, None]
+        jump = root * scaled
+        normal[:, :, :-1] += ends.transpose(-1, -2) @ ends
+        gradient[:, :, :-1] += (ends.transpose(-1, -2) @ jump[..., None])[..., 0]
+        own = root / self.rows.tolerance
+        normal[:, :, 1:, :dimension, :dimension] += torch.diag(own.square())
+        gradient[:, :, 1:, :dimension] -= own * jump
+        upper = -(ends[..., :dimension].transpose(-1, -2) * own)
+        border = normal[..., :dimension, dimension:].clone()
+        border[:, :, 1:] -= own[:, None] * ends[..., dimension:]
+        return TridiagonalNormal(
+            diagonal=normal[..., :dimension, :dimension],
+            upper=upper,
+            border=border,
+            shared=normal[..., dimension:, dimension:].sum((1, 2)) + torch.diag_embed(precision),
+            node_gradient=gradient[..., :dimension],
+            shared_gradient=gradient[..., dimension:].sum((1, 2)) + precision * theta,
+        )
+
+    def _spread(self, per_segment: torch.Tensor) -> torch.Tensor:
+        """Return values of segments ``(B, J, S, ...)`` at the rows ``(B, J, L, ...)`` that lie in them."""
+        repeated = per_segment.repeat_interleave(self.segment_length, dim=2)
+        return torch.cat([repeated, per_segment[:, :, -1:]], dim=2)[:, :, : self._longest]
+
+    def take(self, index: torch.Tensor) -> ShootingObjective:
+        """Return the objective of the chosen members of the batch."""
+        other = ShootingObjective(
+            self.options, self.ude.take(index), self.rows, self.segment_length, self.steps
+        )
+        other._penalty = self._penalty
+        return other
+
+
+@dataclass(frozen=True)
+class PenalisedShooting(AbstractLinearization):
+    """A linearised shooting problem with continuity as part of the cost.
+
+    Attributes:
+        normal: the normal equations of nodes and ``theta``.
+    """
+
+    cost: torch.Tensor
+    infeasibility: torch.Tensor
+    worst_defect: torch.Tensor
+    normal: TridiagonalNormal
+
+    def solve(self, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the step of all unknowns and the change of cost that the linear model promises."""
+        nodes, shared, change = self.normal.solve(damping)
+        return torch.cat([nodes.flatten(1), shared], dim=1), change
+
+    def choose(self, keep: torch.Tensor, other: AbstractLinearization) -> PenalisedShooting:
+        """Return the members of this one where ``keep`` holds, of the other elsewhere."""
+        return choose(keep, self, other)
+
+    def take(self, index: torch.Tensor) -> PenalisedShooting:
+        """Return the chosen members of the batch."""
+        return take(self, index)
+
+
+@dataclass(frozen=True)
+class ConstrainedShooting(AbstractLinearization):
+    """A linearised shooting problem with continuity as an equality constraint.
+
+    Attributes:
+        closed_cost: ``cost`` as the linear model sees it once the defects are closed, shape ``(B,)``.
+        chi_square: squared residuals of the rows alone, shape ``(B,)``.
+        condensed: every node's step from that of the first.
+        normal: the condensed normal equations.
+    """
+
+    cost: torch.Tensor
+    closed_cost: torch.Tensor
+    infeasibility: torch.Tensor
+    worst_defect: torch.Tensor
+    chi_square: torch.Tensor
+    condensed: Nodes
+    normal: ArrowNormal
+
+    def solve(self, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the step of all unknowns and the change of cost that the linear model promises."""
+        own, shared = self.normal.solve(damping)
+        change = self.normal.predicted_change(own, shared) + self.closed_cost - self.cost
+        both = torch.cat([own, shared[:, None, :].expand(-1, own.shape[1], -1)], dim=-1)
+        nodes = (self.condensed.matrix @ both[:, :, None, :, None])[..., 0] + self.condensed.offset
+        return torch.cat([nodes.flatten(1), shared], dim=1), change
+
+    def choose(self, keep: torch.Tensor, other: AbstractLinearization) -> ConstrainedShooting:
+        """Return the members of this one where ``keep`` holds, of the other elsewhere."""
+        return choose(keep, self, other)
+
+    def take(self, index: torch.Tensor) -> ConstrainedShooting:
+        """Return the chosen members of the batch."""
+        return take(self, index)

@@ -1,0 +1,139 @@
+"""Expressions as LaTeX, MathML and code: sympy's printers with our order of terms and our digits.
+
+This module imports sympy at once; whoever must stay light imports it inside a function.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+from sympy.printing.c import C99CodePrinter
+from sympy.printing.conventions import split_super_sub
+from sympy.printing.latex import LatexPrinter, greek_letters_set, latex_escape, tex_greek_dictionary
+from sympy.printing.mathml import MathMLPresentationPrinter
+from sympy.printing.pycode import PythonCodePrinter
+from sympy.printing.str import StrPrinter
+
+# Words multiplied need a thin space between them; a minus sign is not a hyphen; e is a letter.
+_MATHML = {
+    "<mo>&InvisibleTimes;</mo>": '<mo lspace="0.2em">&#8290;</mo>',
+    "<mo>-</mo>": "<mo>&#8722;</mo>",
+    "<mn>-": "<mn>&#8722;",
+    "<mo>&#xB7;</mo>": "<mo>&#215;</mo>",
+    "<mi>&ExponentialE;</mi>": "<mi>e</mi>",
+    "<mi>&pi;</mi>": "<mi>&#960;</mi>",
+}
+
+
+def print_latex(expression: sympy.Basic) -> str:
+    r"""Return an expression as LaTeX.
+
+    Example:
+        >>> from sciml_discover.expressions import parse_expression
+        >>> names = ["hare", "lynx", "alpha"]
+        >>> print(print_latex(parse_expression("-0.9*hare*lynx + alpha*hare", names, where="equation")))
+        \alpha \, \mathrm{hare} - 0.9 \, \mathrm{hare} \, \mathrm{lynx}
+    """
+    symbols = expression.atoms(sympy.Symbol)
+    names = {free: latex_name(free.name) for free in symbols}
+    return _Latex({"symbol_names": names, "mul_symbol": r" \, "}).doprint(expression)
+
+
+def print_mathml(expression: sympy.Basic) -> str:
+    """Return an expression as presentation MathML, without the ``<math>`` around it.
+
+    Example:
+        >>> from sciml_discover.expressions import parse_expression
+        >>> print_mathml(parse_expression("x**2", ["x"], where="equation"))
+        '<msup><mi>x</mi><mn>2</mn></msup>'
+    """
+    text = _MathML().doprint(expression)
+    for sympys, ours in _MATHML.items():
+        text = text.replace(sympys, ours)
+    return text
+
+
+def print_code(expression: sympy.Basic, language: str) -> str:
+    """Return an expression as ``"python"``, ``"julia"`` or ``"c"``.
+
+    Every float is the shortest text that reads back as the same double.
+
+    Example:
+        >>> from sciml_discover.expressions import parse_expression
+        >>> print_code(parse_expression("x**2*abs(x)/3 + 0.1", ["x"], where="equation"), "c")
+        '0.1 + (1.0/3.0)*pow(x, 2)*fabs(x)'
+    """
+    return _CODE_PRINTERS[language]().doprint(expression)
+
+
+def ordered_terms(expression: Any) -> list[Any]:
+    """Return the terms of a sum as a person writes them: gains before losses, low degree first."""
+    return sorted(sympy.Add.make_args(expression), key=_rank)
+
+
+def latex_name(name: str) -> str:
+    r"""Return a name as LaTeX: Greek letters and single letters as they are, words upright.
+
+    Example:
+        >>> print(latex_name("alpha"), latex_name("hare"), latex_name("k_max"))
+        \alpha \mathrm{hare} k_{max}
+    """
+    parts: Any = split_super_sub(name)
+    base, above, below = parts
+    if base in greek_letters_set or base in tex_greek_dictionary:
+        text = tex_greek_dictionary.get(base) or f"\\{base}"
+    else:
+        text = base if len(base) == 1 else rf"\mathrm{{{latex_escape(base)}}}"
+    # Names are letters, digits and underscores, so an index can only stand below.
+    index = ", ".join(latex_escape(part) for part in (*above, *below))
+    return f"{text}_{{{index}}}" if index else text
+
+
+def _rank(term: Any) -> tuple[bool, int, str]:
+    powers = term.as_powers_dict().values()
+    degree = sum(int(power) if getattr(power, "is_Integer", False) else 1 for power in powers)
+    return bool(term.could_extract_minus_sign()), degree, str(term)
+
+
+class _Ordered:
+    """Makes a sympy printer write sums in our order, and floats in their shortest exact digits."""
+
+    def _as_ordered_terms(self, expr: Any, order: str | None = None) -> list[Any]:  # noqa: ARG002
+        return ordered_terms(expr)
+
+
+class _Latex(_Ordered, LatexPrinter):
+    """LaTeX."""
+
+
+class _MathML(_Ordered, MathMLPresentationPrinter):
+    """Presentation MathML."""
+
+
+class _ExactFloats(_Ordered):
+    """Code in which no digit is lost: sympy would print 15 of the 17 that a double may need."""
+
+    def _print_Float(self, flt: Any) -> str:
+        return repr(float(flt))
+
+
+class _Python(_ExactFloats, PythonCodePrinter):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Python, with the functions of the ``math`` module."""
+
+
+class _C(_ExactFloats, C99CodePrinter):
+    """C99."""
+
+
+class _Julia(_ExactFloats, StrPrinter):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Julia for scalars, which reads what sympy writes, but for the power and the absolute value."""
+
+    def _print_Abs(self, expr: Any) -> str:
+        return f"abs({self._print(expr.args[0])})"
+
+    def doprint(self, expr: Any) -> str:
+        return super().doprint(expr).replace("**", "^")
+
+
+_CODE_PRINTERS: dict[str, Any] = {"python": _Python, "julia": _Julia, "c": _C}

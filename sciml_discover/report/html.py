@@ -1,0 +1,268 @@
+"""The report: everything a run found, on one page that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sciml_discover.report import equations, figures
+from sciml_discover.report.numbers import MISSING, interval, number, with_error
+
+if TYPE_CHECKING:
+    from sciml_discover.laws import Law
+    from sciml_discover.readers import PreparedData
+    from sciml_discover.residual_samples import HoleSamples, ResidualSamples
+    from sciml_discover.selection import RankedLaws
+    from sciml_discover.system import System
+    from sciml_discover.training import TrainingResult
+    from sciml_discover.validation import ModelScore, ValidationReport
+
+VERDICTS = {
+    "accepted": "The law passes every condition of the verdict.",
+    "rejected": "The law fails at least one condition: the best that was found, not an answer.",
+}
+
+REASONS = {
+    "chi_square": "fits the data to the noise",
+    "whiteness": "leaves no pattern in the residuals",
+    "holdout": "predicts the hold-out rows",
+    "skill": "beats the best constant",
+}
+"""Conditions of the verdict in words."""
+
+
+def render_report(
+    *,
+    title: str,
+    data: PreparedData,
+    trained: TrainingResult,
+    samples: ResidualSamples,
+    laws: RankedLaws,
+    validation: ValidationReport,
+    system: System,
+    experiment_text: str,
+    versions: Mapping[str, str],
+) -> str:
+    """Return the report of a run as one HTML page.
+
+    The page refers to nothing outside itself, holds no date, and is the same to the byte for the same
+    arguments. Every text that comes from a file is escaped.
+
+    Args:
+        title: title of the experiment.
+        data: training rows, hold-out rows, noise.
+        trained: the trained universal differential equation.
+        samples: what its networks learnt.
+        laws: the choice and its rivals.
+        validation: the verdict and the comparison with other models.
+        system: the known physics and its holes.
+        experiment_text: the experiment file as run.
+        versions: version per library.
+    """
+    choice = laws.laws[0]
+    found = [
+        equations.evaluate(choice.expressions_full[hole.hole], hole, choice, system) for hole in samples.holes
+    ]
+    return _template().render(
+        title=title,
+        status=validation.status,
+        verdict=VERDICTS.get(validation.status, ""),
+        reasons=_reasons(validation),
+        known=equations.known_equations(system),
+        law=equations.law_equations(choice, system),
+        holes=[equations.hole_equation(hole, text, system) for hole, text in choice.expressions.items()],
+        terms=_terms(choice, system),
+        parameters=_parameters(choice),
+        models=_models(validation),
+        has_holdout=data.holdout is not None,
+        has_extrapolation=validation.law.extrapolation is not None,
+        laws=_laws(laws, validation, system),
+        search=laws,
+        learnt=_learnt(samples, found),
+        truth=_truth(validation),
+        identifiability=laws.identifiability,
+        training=trained,
+        loss=number(trained.loss),
+        misfit=f"{number(trained.chi_square)} over {trained.n_observed} values",
+        data=_data(data),
+        figures=_figures(data, trained, samples, found, laws, validation, system),
+        omitted=_omitted(data),
+        experiment=experiment_text,
+        versions=versions,
+        colours=figures.COLOURS,
+        dark_colours=figures.DARK_COLOURS,
+        missing=MISSING,
+    )
+
+
+def _template() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.jinja")
+
+
+def _figures(
+    data: PreparedData,
+    trained: TrainingResult,
+    samples: ResidualSamples,
+    found: Sequence[np.ndarray],
+    laws: RankedLaws,
+    validation: ValidationReport,
+    system: System,
+) -> dict[str, str]:
+    drawn = {
+        "trajectories": figures.draw_trajectories(data, validation, system),
+        "front": figures.draw_front(laws),
+        "history": figures.draw_history(trained.history),
+    }
+    if samples.holes:
+        drawn["overview"] = figures.draw_overview(data, samples, found, validation, system)
+        drawn["terms"] = figures.draw_terms(samples, found, system)
+    return drawn
+
+
+def _reasons(validation: ValidationReport) -> list[dict[str, Any]]:
+    return [
+        {
+            "title": REASONS.get(reason.name, reason.name),
+            "passed": reason.passed,
+            "value": number(reason.value),
+            "threshold": f"{reason.threshold:g}",
+            "message": reason.message,
+        }
+        for reason in validation.reasons
+    ]
+
+
+def _terms(law: Law, system: System) -> list[dict[str, str]]:
+    return [
+        {
+            "hole": hole,
+            "term": equations.inline(term.term, system),
+            "value": with_error(term.coefficient.value, term.coefficient.stderr),
+            "interval": interval(term.coefficient.interval95),
+            "snapped": term.snapped or MISSING,
+        }
+        for hole, terms in law.missing.items()
+        for term in terms
+    ]
+
+
+def _parameters(law: Law) -> list[dict[str, str]]:
+    return [
+        {
+            "name": name,
+            "value": with_error(known.estimate.value, known.estimate.stderr),
+            "interval": interval(known.estimate.interval95),
+            "unit": known.unit or "",
+            "note": "fixed" if known.fixed else "" if known.identifiable else "not determined by the data",
+        }
+        for name, known in law.parameters.items()
+    ]
+
+
+def _models(validation: ValidationReport) -> list[dict[str, str]]:
+    scores = {"law": validation.law, **validation.baselines}
+    return [
+        {
+            "name": figures.MODELS.get(name, name),
+            "key": name,
+            "train": _score(score, "train", "standardised"),
+            "train_l2": _percent(score, "train"),
+            "holdout": _score(score, "holdout", "standardised"),
+            "holdout_l2": _percent(score, "holdout"),
+            "extrapolation_l2": _percent(score, "extrapolation"),
+            "note": score.note,
+        }
+        for name, score in scores.items()
+    ]
+
+
+def _score(score: ModelScore, rows: str, metric: str) -> str:
+    metrics = getattr(score, rows)
+    return number(getattr(metrics, metric)) if metrics is not None else MISSING
+
+
+def _percent(score: ModelScore, rows: str) -> str:
+    metrics = getattr(score, rows)
+    return f"{number(100 * metrics.relative_l2)}\N{NO-BREAK SPACE}%" if metrics is not None else MISSING
+
+
+def _laws(laws: RankedLaws, validation: ValidationReport, system: System) -> list[dict[str, Any]]:
+    return [
+        {
+            "role": "choice" if rank == 0 else "rival" if rank <= laws.n_rivals else "front",
+            "expressions": [
+                equations.hole_equation(hole, text, system) for hole, text in law.expressions.items()
+            ],
+            "complexity": law.complexity,
+            "chi_square": number(law.chi_square),
+            "delta": number(law.delta),
+            "holdout": number(error),
+            "source": law.source,
+            "status": law.status,
+        }
+        for rank, (law, error) in enumerate(zip(laws.laws, validation.rivals_holdout, strict=True))
+    ]
+
+
+def _learnt(samples: ResidualSamples, found: Sequence[np.ndarray]) -> list[tuple[str, str]]:
+    return [
+        (hole.hole, _disagreement(hole, values)) for hole, values in zip(samples.holes, found, strict=True)
+    ]
+
+
+def _disagreement(hole: HoleSamples, values: np.ndarray) -> str:
+    """Return the L2 norm of learnt minus found over that of found, in percent."""
+    size = float(np.linalg.norm(values))
+    return (
+        f"{number(100 * float(np.linalg.norm(hole.values - values)) / size)}\N{NO-BREAK SPACE}%"
+        if size > 0
+        else MISSING
+    )
+
+
+def _truth(validation: ValidationReport) -> dict[str, Any] | None:
+    truth = validation.truth
+    if truth is None:
+        return None
+    return {
+        "same_structure": truth.same_structure,
+        "errors": [
+            (name, f"{number(100 * error, 2)}\N{NO-BREAK SPACE}%")
+            for name, error in truth.relative_errors.items()
+        ],
+    }
+
+
+def _data(data: PreparedData) -> dict[str, Any]:
+    noise = data.noise
+    levels = zip(noise.observables, noise.sd.tolist(), noise.lognormal, strict=True)
+    return {
+        "provenance": data.provenance,
+        "train_rows": sum(len(trajectory.times) for trajectory in data.train.trajectories),
+        "holdout_rows": sum(len(item.times) for item in data.holdout.trajectories) if data.holdout else 0,
+        "trajectories": len({item.name for item in data.train.trajectories}),
+        "observed": data.train.n_observed,
+        "estimated": noise.estimated,
+        "noise": [
+            (name, f"{number(sd)}{' of the logarithm' if lognormal else ''}")
+            for name, sd, lognormal in levels
+        ],
+    }
+
+
+def _omitted(data: PreparedData) -> int:
+    names = {item.name for part in (data.train, data.holdout) if part for item in part.trajectories}
+    return max(len(names) - figures.MAX_TRAJECTORIES, 0)

@@ -1,0 +1,671 @@
+"""What a run says, in one document: `result.json`, its model, its schema, and how it is assembled.
+
+The model below is the contract that other tools rely on; ``result.schema.json`` beside this file is
+generated from it (`write_schema`). Numbers that are not finite are written as null, so that the
+document is JSON in the strict sense.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import platform
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pydantic
+
+from sciml_discover.errors import InputError
+
+if TYPE_CHECKING:
+    from sciml_discover.laws import Law, LawParameter, LawTerm
+    from sciml_discover.readers import PreparedData
+    from sciml_discover.selection import RankedLaws
+    from sciml_discover.training import TrainingResult
+    from sciml_discover.trajectories import Trajectory
+    from sciml_discover.validation import Metrics, ModelScore, TruthComparison, ValidationReport
+
+SCHEMA_FILE = Path(__file__).with_name("result.schema.json")
+
+LIBRARIES = (
+    "sciml-discover",
+    "numpy",
+    "scipy",
+    "sympy",
+    "torch",
+    "torchdiffeq",
+    "pysindy",
+    "pydantic",
+    "prefect",
+)
+"""Distributions whose versions a result records."""
+
+Status = Literal["accepted", "rejected", "failed"]
+
+
+class Record(pydantic.BaseModel):
+    """Base of every object in a result: frozen, and unknown keys are refused."""
+
+    model_config = pydantic.ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+        protected_namespaces=(),
+    )
+
+
+class Reason(Record):
+    """One condition of the verdict."""
+
+    name: str
+    """`chi_square`, `whiteness`, `holdout`, `skill`; or `failure` when a stage failed."""
+    passed: bool
+    """Whether the condition holds."""
+    value: float | None
+    """What was measured."""
+    threshold: float | None
+    """What it was held against."""
+    message: str
+    """The same as a sentence."""
+
+
+class ParameterEstimate(Record):
+    """A physical parameter of the known part, as refitted with the law."""
+
+    value: float | None
+    """The estimate, in `unit`."""
+    stderr: float | None
+    """Standard error, conditional on the structure of the law; null where the data do not determine it."""
+    interval95: tuple[float, float] | None
+    """95 % interval, conditional on the structure of the law."""
+    unit: str | None
+    """Unit of the value, if the experiment states one."""
+    fixed: bool
+    """Whether the experiment fixes it instead of learning it."""
+    identifiable: bool
+    """Whether the data determine it."""
+
+
+class TermEstimate(Record):
+    """One term of a discovered law: `coefficient * term`."""
+
+    term: str
+    """The term as text, in the names of the experiment."""
+    coefficient: float | None
+    """Its coefficient in full precision."""
+    stderr: float | None
+    """Standard error, conditional on the structure of the law; null where the data do not determine it."""
+    interval95: tuple[float, float] | None
+    """95 % interval, conditional on the structure of the law."""
+    snapped: str | None
+    """A simple number that the data cannot tell from the coefficient, such as `1/2`."""
+    inclusion: float | None
+    """Share of resamples of the data in which the term is kept; null where no resampling was done."""
+    parameters: dict[str, ParameterEstimate]
+    """Numbers inside the term, such as a half-saturation; empty for a plain library term."""
+
+
+class MissingLaw(Record):
+    """What stands in one hole of the system."""
+
+    expression: str
+    """The law as text, digits following the errors."""
+    expression_full: str
+    """The law as text, every number in full precision."""
+    terms: tuple[TermEstimate, ...]
+    """Its terms."""
+
+
+class MetricSet(Record):
+    """How a model does on one set of rows."""
+
+    rms: dict[str, float | None]
+    """Root mean square error per observable, in its unit."""
+    relative_l2: float | None
+    """L2 norm of the error over that of the values, all observables."""
+    standardised: float | None
+    """Root mean square of error / predictive standard deviation, all observables."""
+    unexplained: float | None
+    """Squared error over that of the best constant, the worst observable."""
+    chi_square: float | None
+    """Sum of squared errors over squared noise standard deviation."""
+    n_values: int
+    """Observed values counted."""
+
+
+class Scores(Record):
+    """A model on the rows it was fitted to, on hold-out rows, and against the truth beyond the data."""
+
+    train: MetricSet | None
+    """Training rows."""
+    holdout: MetricSet | None
+    """Hold-out rows; null without such rows."""
+    extrapolation: MetricSet | None
+    """Against the known truth of a synthetic experiment; null without truth."""
+
+
+class Baseline(Scores):
+    """The scores of a model that the law is compared with."""
+
+    note: str
+    """How it was made, or why a score is missing."""
+
+
+class Alternative(Record):
+    """Another law that was refitted to the same data."""
+
+    missing: dict[str, str]
+    """What stands in each hole, digits following the errors."""
+    rival: bool
+    """Whether the criterion cannot tell it from the choice; otherwise it stands on the Pareto front."""
+    criterion: float | None
+    """Extended Bayesian information criterion; smaller is better."""
+    delta: float | None
+    """Criterion minus that of the choice."""
+    chi_square: float | None
+    """On the training rows."""
+    holdout_error: float | None
+    """Standardised error on the hold-out rows. Shown, never ranked on."""
+    complexity: int
+    """Number of terms over all holes."""
+    source: str
+    """Who proposed it."""
+
+
+class Selection(Record):
+    """How the law was chosen."""
+
+    criterion: float | None
+    """Extended Bayesian information criterion of the choice."""
+    chi_square: float | None
+    """On the training rows."""
+    n_observed: int
+    """Values that the fit used."""
+    n_parameters: int
+    """Free numbers of the fit, initial states included."""
+    complexity: int
+    """Number of terms over all holes."""
+    source: str
+    """Who proposed it."""
+    status: str
+    """`converged`, or why the refit stopped."""
+    tried: int
+    """Candidate laws that were refitted through the ODE."""
+    failed: int
+    """Candidates that could not be solved or did not converge."""
+
+
+class TrainingHistory(Record):
+    """One row per recorded iteration of the best start, column by column."""
+
+    stage: tuple[str, ...]
+    """Objective and optimizer."""
+    iteration: tuple[int, ...]
+    """Iterations since the start of training."""
+    loss: tuple[float | None, ...]
+    """The objective per observed value; comparable within a stage only."""
+
+
+class Training(Record):
+    """How the universal differential equation was trained."""
+
+    status: str
+    """`converged`, `iteration_limit` or `diverged`."""
+    message: str
+    """The same as a sentence."""
+    loss: float | None
+    """Final objective per observed value."""
+    chi_square: float | None
+    """Of the re-solved trajectory on the training rows."""
+    history: TrainingHistory
+    """The course of the loss."""
+    notes: tuple[str, ...]
+    """What the training noticed, such as a rate that the network absorbs."""
+
+
+class NoiseLevel(Record):
+    """Measurement noise of one observable."""
+
+    sd: float | None
+    """Standard deviation, of the value or of its logarithm."""
+    kind: Literal["additive", "lognormal"]
+    """Whether the noise is added to the value or to its logarithm."""
+    estimated: bool
+    """Whether the data had to say it."""
+
+
+class InitialState(Record):
+    """Where the refitted law starts on one trajectory."""
+
+    time: float
+    """Time of the first row."""
+    values: dict[str, float | None]
+    """Value per state."""
+
+
+class TrajectorySummary(Record):
+    """The rows of one trajectory."""
+
+    name: str
+    """Its label."""
+    start: float
+    """Time of the first row."""
+    end: float
+    """Time of the last row, hold-out included."""
+    train_rows: int
+    """Rows that the fit used."""
+    holdout_rows: int
+    """Rows that only the validation read."""
+
+
+class DataSummary(Record):
+    """What the data were."""
+
+    observables: tuple[str, ...]
+    """Names of the measured states."""
+    trajectories: tuple[TrajectorySummary, ...]
+    """The rows of each trajectory."""
+    holdout: str
+    """`none`, `time` or `trajectory`."""
+    noise: dict[str, NoiseLevel]
+    """Noise per observable."""
+    provenance: tuple[str, ...]
+    """Where the data came from, as sentences."""
+
+
+class Truth(Record):
+    """The choice against the truth of a synthetic experiment."""
+
+    same_structure: bool
+    """Whether every equation has exactly the terms of the truth."""
+    relative_errors: dict[str, float | None]
+    """Coefficient error over true value, per term of the truth."""
+
+
+class DiscoveryResult(Record):
+    """The content of result.json."""
+
+    schema_version: Literal[1] = 1
+    """Version of this document's structure."""
+    id: str
+    """Name of the run, and of its folder."""
+    created: str
+    """When the run started, ISO 8601, UTC."""
+    case: str
+    """Short name of the experiment."""
+    title: str
+    """Title of the experiment."""
+    status: Status
+    """The verdict; `failed` when a stage could not finish."""
+    reasons: tuple[Reason, ...]
+    """Every condition of the verdict, or the one failure."""
+    failed_stage: str | None = None
+    """Which stage failed, if one did."""
+    equations: dict[str, str] = {}
+    """Right-hand side per state as text, digits following the errors."""
+    equations_full: dict[str, str] = {}
+    """Right-hand side per state as text, every number in full precision."""
+    parameters: dict[str, ParameterEstimate] = {}
+    """Physical parameters as refitted with the law."""
+    missing: dict[str, MissingLaw] = {}
+    """What was found in each hole."""
+    initial_states: dict[str, InitialState] = {}
+    """Initial state per training trajectory, as refitted with the law."""
+    metrics: Scores = Scores(train=None, holdout=None, extrapolation=None)
+    """How the law does, re-solved by an independent solver."""
+    alternatives: tuple[Alternative, ...] = ()
+    """Rivals first, then the rest of the Pareto front."""
+    baselines: dict[str, Baseline] = {}
+    """`known_only`, `ude`, `sindy_on_data`, `constant`."""
+    identifiability: tuple[str, ...] = ()
+    """Sentences that name degeneracies and what the data do not determine."""
+    next_measurement: None = None
+    """Reserved: the measurement that would best separate the rivals. Always null in this version."""
+    truth: Truth | None = None
+    """Comparison with the known truth; null for measured data."""
+    selection: Selection | None = None
+    """How the law was chosen."""
+    training: Training | None = None
+    """How the universal differential equation was trained."""
+    data: DataSummary | None = None
+    """What the data were."""
+    report: str | None = None
+    """The report's file, relative to the run's folder."""
+    seconds: dict[str, float] = {}
+    """Wall-clock seconds per stage of this run."""
+    cached: dict[str, bool] = {}
+    """Per stage, whether its artifact was found in the store."""
+    versions: dict[str, str] = {}
+    """Versions of the libraries that matter."""
+    seed: int
+    """Seed of the run."""
+    device: str
+    """`cpu` or `cuda`."""
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the law passed every condition of the verdict."""
+        return self.status == "accepted"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of result.json as plain dicts, lists, strings, numbers and None."""
+        return self.model_dump(mode="json")
+
+    def to_json(self) -> str:
+        """Return the text of result.json."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> DiscoveryResult:
+        """Read a result.json, or the one in a run's folder.
+
+        Raises:
+            InputError: if there is no such file, or it is not a result.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path = path / "result.json"
+        expected = "a result.json that this version of sciml-discover wrote"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise InputError(
+                f"no readable file ({error.strerror})",
+                where=str(path),
+                expected=expected,
+                do="`sciml-discover list` names the runs there are.",
+            ) from error
+        except pydantic.ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in first["loc"])
+            found = f"{first['msg']} at {place!r}" if place else first["msg"]
+            raise InputError(found, where=str(path), expected=expected) from error
+
+
+def assemble_result(
+    *,
+    run_id: str,
+    created: str,
+    case: str,
+    title: str,
+    seed: int,
+    device: str,
+    data: PreparedData,
+    trained: TrainingResult,
+    laws: RankedLaws,
+    validation: ValidationReport,
+    seconds: Mapping[str, float],
+    cached: Mapping[str, bool],
+    versions: Mapping[str, str],
+    report: str | None = "report.html",
+) -> DiscoveryResult:
+    """Return the result of a finished run, from the artifacts of its stages."""
+    law = laws.laws[0]
+    return DiscoveryResult.model_validate(
+        {
+            "id": run_id,
+            "created": created,
+            "case": case,
+            "title": title,
+            "status": validation.status,
+            "reasons": tuple(
+                Reason(
+                    name=reason.name,
+                    passed=reason.passed,
+                    value=_finite(reason.value),
+                    threshold=_finite(reason.threshold),
+                    message=reason.message,
+                )
+                for reason in validation.reasons
+            ),
+            "equations": law.equations,
+            "equations_full": law.equations_full,
+            "parameters": {name: _parameter(parameter) for name, parameter in law.parameters.items()},
+            "missing": {
+                hole: MissingLaw(
+                    expression=law.expressions[hole],
+                    expression_full=law.expressions_full[hole],
+                    terms=tuple(_term(term) for term in terms),
+                )
+                for hole, terms in law.missing.items()
+            },
+            "initial_states": _initial_states(law, data.train.trajectories),
+            "metrics": _scores(validation.law),
+            "alternatives": tuple(
+                _alternative(other, rival=rank <= laws.n_rivals, holdout_error=error)
+                for rank, (other, error) in enumerate(zip(laws.laws, validation.rivals_holdout, strict=True))
+                if rank > 0
+            ),
+            "baselines": {
+                name: Baseline(**dict(_scores(score)), note=score.note)
+                for name, score in validation.baselines.items()
+            },
+            "identifiability": laws.identifiability,
+            "truth": _truth(validation.truth),
+            "selection": _selection(laws),
+            "training": _training(trained),
+            "data": _data_summary(data),
+            "report": report,
+            "seconds": dict(seconds),
+            "cached": dict(cached),
+            "versions": dict(versions),
+            "seed": seed,
+            "device": device,
+        }
+    )
+
+
+def failed_result(
+    *,
+    run_id: str,
+    created: str,
+    case: str,
+    title: str,
+    seed: int,
+    device: str,
+    stage: str,
+    message: str,
+    seconds: Mapping[str, float],
+    cached: Mapping[str, bool],
+    versions: Mapping[str, str],
+    data: PreparedData | None = None,
+    trained: TrainingResult | None = None,
+) -> DiscoveryResult:
+    """Return the result of a run whose ``stage`` failed: what is known of it, the rest null or empty."""
+    return DiscoveryResult(
+        id=run_id,
+        created=created,
+        case=case,
+        title=title,
+        status="failed",
+        reasons=(Reason(name="failure", passed=False, value=None, threshold=None, message=message),),
+        failed_stage=stage,
+        training=_training(trained) if trained is not None else None,
+        data=_data_summary(data) if data is not None else None,
+        seconds=dict(seconds),
+        cached=dict(cached),
+        versions=dict(versions),
+        seed=seed,
+        device=device,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that matter, without importing any of them."""
+    versions = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # the library also works without Prefect, and from a source tree
+    return versions
+
+
+def result_schema() -> dict[str, Any]:
+    """Return the JSON schema of result.json."""
+    schema = DiscoveryResult.model_json_schema(mode="serialization")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write_schema(path: Path = SCHEMA_FILE) -> None:
+    """Write the JSON schema of result.json to ``path``: the file that is shipped, unless told otherwise."""
+    path.write_text(json.dumps(result_schema(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None
+
+
+def _finite_pair(pair: tuple[float, float] | None) -> tuple[float, float] | None:
+    if pair is None or not all(math.isfinite(end) for end in pair):
+        return None
+    return float(pair[0]), float(pair[1])
+
+
+def _finite_values(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: _finite(value) for name, value in values.items()}
+
+
+def _parameter(parameter: LawParameter) -> ParameterEstimate:
+    return ParameterEstimate(
+        value=_finite(parameter.estimate.value),
+        stderr=_finite(parameter.estimate.stderr),
+        interval95=_finite_pair(parameter.estimate.interval95),
+        unit=parameter.unit,
+        fixed=parameter.fixed,
+        identifiable=parameter.identifiable,
+    )
+
+
+def _term(term: LawTerm) -> TermEstimate:
+    return TermEstimate(
+        term=term.term,
+        coefficient=_finite(term.coefficient.value),
+        stderr=_finite(term.coefficient.stderr),
+        interval95=_finite_pair(term.coefficient.interval95),
+        snapped=term.snapped,
+        inclusion=None,
+        parameters={},
+    )
+
+
+def _initial_states(law: Law, trajectories: Iterable[Trajectory]) -> dict[str, InitialState]:
+    return {
+        trajectory.name: InitialState(
+            time=float(trajectory.times[0]),
+            values={
+                state: _finite(value) for state, value in zip(law.equations, initial.tolist(), strict=True)
+            },
+        )
+        for trajectory, initial in zip(trajectories, law.initial_states, strict=True)
+    }
+
+
+def _metric_set(metrics: Metrics | None) -> MetricSet | None:
+    if metrics is None:
+        return None
+    return MetricSet(
+        rms=_finite_values(metrics.rms),
+        relative_l2=_finite(metrics.relative_l2),
+        standardised=_finite(metrics.standardised),
+        unexplained=_finite(metrics.unexplained),
+        chi_square=_finite(metrics.chi_square),
+        n_values=metrics.n_values,
+    )
+
+
+def _scores(score: ModelScore) -> Scores:
+    return Scores(
+        train=_metric_set(score.train),
+        holdout=_metric_set(score.holdout),
+        extrapolation=_metric_set(score.extrapolation),
+    )
+
+
+def _alternative(law: Law, *, rival: bool, holdout_error: float | None) -> Alternative:
+    return Alternative(
+        missing=law.expressions,
+        rival=rival,
+        criterion=_finite(law.criterion),
+        delta=_finite(law.delta),
+        chi_square=_finite(law.chi_square),
+        holdout_error=_finite(holdout_error),
+        complexity=law.complexity,
+        source=law.source,
+    )
+
+
+def _truth(truth: TruthComparison | None) -> Truth | None:
+    if truth is None:
+        return None
+    return Truth(
+        same_structure=truth.same_structure,
+        relative_errors=_finite_values(truth.relative_errors),
+    )
+
+
+def _selection(laws: RankedLaws) -> Selection:
+    law = laws.laws[0]
+    return Selection(
+        criterion=_finite(law.criterion),
+        chi_square=_finite(law.chi_square),
+        n_observed=law.n_observed,
+        n_parameters=law.n_parameters,
+        complexity=law.complexity,
+        source=law.source,
+        status=law.status,
+        tried=laws.tried,
+        failed=laws.failed,
+    )
+
+
+def _training(trained: TrainingResult) -> Training:
+    return Training(
+        status=trained.status,
+        message=trained.message,
+        loss=_finite(trained.loss),
+        chi_square=_finite(trained.chi_square),
+        history=TrainingHistory(
+            stage=trained.history.stage,
+            iteration=tuple(int(step) for step in trained.history.iteration),
+            loss=tuple(_finite(loss) for loss in trained.history.loss.tolist()),
+        ),
+        notes=trained.notes,
+    )
+
+
+def _data_summary(data: PreparedData) -> DataSummary:
+    noise = data.noise
+    return DataSummary(
+        observables=data.train.observables,
+        trajectories=tuple(_trajectory_summaries(data)),
+        holdout=data.kind_of_holdout,
+        noise={
+            name: NoiseLevel(
+                sd=_finite(sd),
+                kind="lognormal" if lognormal else "additive",
+                estimated=noise.estimated,
+            )
+            for name, sd, lognormal in zip(noise.observables, noise.sd.tolist(), noise.lognormal, strict=True)
+        },
+        provenance=data.provenance,
+    )
+
+
+def _trajectory_summaries(data: PreparedData) -> Iterable[TrajectorySummary]:
+    # Held out by time, a trajectory stands in both datasets under one name; held out whole, in one.
+    train = {trajectory.name: trajectory for trajectory in data.train.trajectories}
+    held = {trajectory.name: trajectory for trajectory in data.holdout.trajectories} if data.holdout else {}
+    for name in dict.fromkeys((*train, *held)):
+        parts = [part[name] for part in (train, held) if name in part]
+        yield TrajectorySummary(
+            name=name,
+            start=float(parts[0].times[0]),
+            end=float(parts[-1].times[-1]),
+            train_rows=len(train[name].times) if name in train else 0,
+            holdout_rows=len(held[name].times) if name in held else 0,
+        )

@@ -1,0 +1,288 @@
+"""Runs: one experiment, once, in a folder of its own; and `discover`, which makes one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+from sciml_discover.base import Progress, Watch, nobody_watches
+from sciml_discover.errors import InputError, SciMLDiscoverError
+from sciml_discover.experiment import Experiment, LoadedExperiment, load_experiment
+from sciml_discover.readers import PreparedData
+from sciml_discover.result import DiscoveryResult, assemble_result, failed_result, library_versions
+from sciml_discover.run_folders import new_run_id, now, store_in, writable_folder
+from sciml_discover.selection import RankedLaws
+from sciml_discover.stages import (
+    STAGES,
+    Bench,
+    RenderedReport,
+    StageOutcome,
+    choose_device,
+    run_stage,
+    stage_named,
+)
+from sciml_discover.store import write_atomically
+from sciml_discover.training import TrainingResult
+from sciml_discover.validation import ValidationReport
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StageBegan(Progress):
+    """A stage of a run began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEnded(Progress):
+    """A stage of a run ended well."""
+
+    cached: bool
+    seconds: float
+
+
+def discover(
+    experiment: str | Path | Experiment | LoadedExperiment,
+    *,
+    out: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    from_stage: str | None = None,
+    device: str = "auto",
+    watch: Watch = nobody_watches,
+    run_id: str | None = None,
+) -> DiscoveryResult:
+    """Return the law that an experiment leads to, with its verdict.
+
+    Args:
+        experiment: an experiment file, or what it says.
+        out: the folder of all runs and of the store they share; ``runs`` unless given.
+        overrides: such as ``"train.starts=4"``.
+        from_stage: this stage and all after it are made anew even if the store has them.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        watch: who is told of the progress.
+        run_id: name of the run; made here unless given.
+
+    Raises:
+        InputError: if the experiment or its data cannot be used.
+    """
+    loaded = as_loaded(experiment, overrides)
+    with Run(loaded, out=out, from_stage=from_stage, device=device, watch=watch, run_id=run_id) as run:
+        for stage in STAGES:
+            run.stage(stage.name)
+        return run.finish()
+
+
+def as_loaded(
+    experiment: str | Path | Experiment | LoadedExperiment, overrides: Sequence[str] = ()
+) -> LoadedExperiment:
+    """Return an experiment with its folder and its text, whatever it was given as.
+
+    Raises:
+        InputError: if the file or an override cannot be used, or overrides are given without a file.
+    """
+    if isinstance(experiment, str | Path):
+        return load_experiment(experiment, overrides)
+    if overrides:
+        raise InputError(
+            f"overrides {list(overrides)} beside an experiment that is no file",
+            where="discover",
+            expected="overrides of an experiment file only",
+            do="Change the experiment itself.",
+        )
+    if isinstance(experiment, LoadedExperiment):
+        return experiment
+    return LoadedExperiment.from_experiment(experiment)
+
+
+class Run:
+    """One run of an experiment: its folder, its stages so far, its result.
+
+    Used as a context manager, it writes down why it failed if it does. The folder holds
+    ``experiment.toml`` as run, ``result.json``, ``report.html``, ``artifacts.json`` (which results of
+    stages in the store it rests on) and ``run.log``.
+
+    Args:
+        loaded: the experiment.
+        out: the folder of all runs and of the store they share; ``runs`` unless given.
+        from_stage: this stage and all after it are made anew even if the store has them.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        watch: who is told of the progress.
+        run_id: name of the run; made here unless given.
+        seconds: shares of the wall-clock time before the run, such as imports, by name.
+
+    Raises:
+        InputError: if the folder cannot be written to, or a word is unknown.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedExperiment,
+        *,
+        out: str | Path | None = None,
+        from_stage: str | None = None,
+        device: str = "auto",
+        watch: Watch = nobody_watches,
+        run_id: str | None = None,
+        seconds: Mapping[str, float] | None = None,
+    ) -> None:
+        self._forced = forced_stages(from_stage)
+        self._watch = watch
+        self._seconds_before = dict(seconds or {})
+        self._current = STAGES[0].name
+        self._last_logged = ("", "")
+        self.loaded = loaded
+        self.bench = Bench(loaded, choose_device(device), self._tell)
+        self.created = now()
+        self.id = run_id or new_run_id(loaded.name)
+        root = writable_folder(out)
+        self.store = store_in(root)
+        self.folder = root / self.id
+        self.folder.mkdir()
+        self.outcomes: dict[str, StageOutcome] = {}
+        write_atomically(self.folder / "experiment.toml", loaded.text.encode())
+        self._log(f"run {self.id} of {loaded.experiment.title!r} on {self.bench.device}")
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._fail(error)
+
+    def stage(self, name: str) -> StageOutcome:
+        """Find or make the result of one stage; those that it needs must have gone before.
+
+        Raises:
+            InputError: if the experiment or its data turn out to be unusable.
+        """
+        self._current = name
+        self.bench.watch(StageBegan(name, "began"))
+        artifacts = {done: outcome.artifact for done, outcome in self.outcomes.items()}
+        with self._warnings_in_log():
+            outcome = run_stage(
+                stage_named(name), self.bench, artifacts, self.store, force=name in self._forced
+            )
+        self.outcomes[name] = outcome
+        how = "found in the store" if outcome.cached else f"made in {outcome.seconds:.2f} s"
+        self.bench.watch(StageEnded(name, how, cached=outcome.cached, seconds=outcome.seconds))
+        return outcome
+
+    def finish(self) -> DiscoveryResult:
+        """Write the result of a run whose every stage is done, and return it."""
+        self._current = "result"
+        result = assemble_result(
+            run_id=self.id,
+            created=self.created,
+            case=self.loaded.name,
+            title=self.loaded.experiment.title,
+            seed=self.loaded.experiment.seed,
+            device=self.bench.device,
+            data=self._value("data", PreparedData),
+            trained=self._value("train", TrainingResult),
+            laws=self._value("select", RankedLaws),
+            validation=self._value("validate", ValidationReport),
+            seconds=self._seconds(),
+            cached=self._cached(),
+            versions=library_versions(),
+        )
+        report = self._value("report", RenderedReport)
+        write_atomically(self.folder / "report.html", report.html.encode())
+        self._write(result)
+        return result
+
+    def _value(self, name: str, kind: type[T]) -> T:
+        return self.store.read(self.outcomes[name].artifact, kind)
+
+    def _seconds(self) -> dict[str, float]:
+        stages = {name: round(outcome.seconds, 4) for name, outcome in self.outcomes.items()}
+        return {**self._seconds_before, **stages}
+
+    def _cached(self) -> dict[str, bool]:
+        return {name: outcome.cached for name, outcome in self.outcomes.items()}
+
+    def _fail(self, error: BaseException) -> None:
+        """Write down in the run's folder why the run ended without a law."""
+        self._log(f"{self._current}: failed\n{''.join(traceback.format_exception(error))}")
+        done = self.outcomes
+        result = failed_result(
+            run_id=self.id,
+            created=self.created,
+            case=self.loaded.name,
+            title=self.loaded.experiment.title,
+            seed=self.loaded.experiment.seed,
+            device=self.bench.device,
+            stage=self._current,
+            message=failure_message(error),
+            seconds=self._seconds(),
+            cached=self._cached(),
+            versions=library_versions(),
+            data=self._value("data", PreparedData) if "data" in done else None,
+            trained=self._value("train", TrainingResult) if "train" in done else None,
+        )
+        self._write(result)
+
+    def _write(self, result: DiscoveryResult) -> None:
+        references = {
+            name: {
+                "key": outcome.artifact.key,
+                "digest": outcome.artifact.digest,
+                "path": os.path.relpath(outcome.artifact.path, self.folder),
+            }
+            for name, outcome in self.outcomes.items()
+        }
+        text = json.dumps(references, indent=1) + "\n"
+        write_atomically(self.folder / "artifacts.json", text.encode())
+        write_atomically(self.folder / "result.json", result.to_json().encode())
+        self._log(f"result: {result.status}")
+
+    def _tell(self, event: Progress) -> None:
+        """Pass an event on, and log it unless it only counts the last one's steps."""
+        if (event.stage, event.message) != self._last_logged:
+            self._last_logged = (event.stage, event.message)
+            self._log(f"{event.stage}: {event.message}")
+        self._watch(event)
+
+    def _log(self, text: str) -> None:
+        with (self.folder / "run.log").open("a", encoding="utf-8") as file:
+            file.write(f"{now()} {text}\n")
+
+    @contextlib.contextmanager
+    def _warnings_in_log(self) -> Iterator[None]:
+        """Write warnings to the log instead of between the progress bars."""
+        with warnings.catch_warnings(record=True) as caught:
+            try:
+                yield
+            finally:
+                for warning in caught:
+                    self._log(f"{self._current}: {warning.category.__name__}: {warning.message}")
+
+
+def failure_message(error: BaseException) -> str:
+    """Return one line for a person: what went wrong, without the way there."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if isinstance(error, SciMLDiscoverError):
+        return str(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def forced_stages(from_stage: str | None) -> frozenset[str]:
+    """Return the names of ``from_stage`` and of all stages after it.
+
+    Raises:
+        InputError: if there is no such stage.
+    """
+    if from_stage is None:
+        return frozenset()
+    first = STAGES.index(stage_named(from_stage))
+    return frozenset(stage.name for stage in STAGES[first:])

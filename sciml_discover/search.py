@@ -1,0 +1,225 @@
+"""Search over supports through the ODE: candidate laws, and their refit to the data in one batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import Progress, Watch, lazy_import
+from sciml_discover.holes import MaskedLibraries
+from sciml_discover.library import Library
+from sciml_discover.objectives import MultipleShooting
+from sciml_discover.objectives.multiple_shooting import ConstrainedShooting, ShootingObjective
+from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.optimizers import GaussNewton
+from sciml_discover.optimizers.abstract import Report
+from sciml_discover.regressors import Supports
+from sciml_discover.ude import UDE
+
+if TYPE_CHECKING:
+    import torch
+
+    from sciml_discover.system import System
+else:
+    torch = lazy_import("torch")
+
+LARGEST_DEFECT = 1e-2
+"""Segments that meet to this many noise sds are one trajectory."""
+
+FIRST_ITERATIONS, LAST_ITERATIONS = 20, 40
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidate laws: one support and one start of the coefficients per hole.
+
+    Attributes:
+        supports: per hole, shape ``(B, terms)``.
+        coefficients: per hole, same shape.
+        sources: who proposed each.
+    """
+
+    supports: list[np.ndarray]
+    coefficients: list[np.ndarray]
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def complexity(self) -> np.ndarray:
+        """Number of terms over all holes, shape ``(B,)``."""
+        return np.sum([support.sum(axis=1) for support in self.supports], axis=0).astype(int)
+
+    def take(self, index: np.ndarray) -> Candidates:
+        """Return the chosen candidates."""
+        return Candidates(
+            [support[index] for support in self.supports],
+            [coefficients[index] for coefficients in self.coefficients],
+            tuple(self.sources[i] for i in index),
+        )
+
+
+def combine(
+    supports: Supports, redundant: list[np.ndarray], most_terms: int, limit: int
+) -> Candidates:
+    """Return the combinations of the holes' proposals, the most promising ``limit`` of them.
+
+    Promising is a small sum, over the holes, of the misfit to the samples and of the number of terms in units of a
+    hundredth of the samples' norm: crude on purpose, because the ODE decides afterwards.
+
+    Args:
+        supports: proposals per hole.
+        redundant: per hole, terms that a free parameter carries already; they are taken out of every proposal.
+        most_terms: longest proposal of a hole; if all are longer, its shortest.
+        limit: most candidates.
+    """
+    proposals = []
+    for hole, mask in zip(supports.holes, redundant, strict=True):
+        kept: dict[bytes, tuple[np.ndarray, np.ndarray, float, str]] = {}
+        cleaned = hole.supports * ~mask
+        longest = max(most_terms, int(cleaned.sum(axis=1).min()))
+        for row in np.flatnonzero(cleaned.sum(axis=1) <= longest):
+            support = cleaned[row]
+            score = np.log(hole.residuals[row] + 0.01) + 0.1 * support.sum()
+            kept.setdefault(
+                support.tobytes(), (support, hole.coefficients[row] * support, score, hole.sources[row])
+            )
+        proposals.append(list(kept.values()))
+    combined = sorted(product(*proposals), key=lambda choice: sum(part[2] for part in choice))[:limit]
+    return Candidates(
+        supports=[np.array([choice[hole][0] for choice in combined]) for hole in range(len(proposals))],
+        coefficients=[np.array([choice[hole][1] for choice in combined]) for hole in range(len(proposals))],
+        sources=tuple("+".join(dict.fromkeys(part[3] for part in choice)) for choice in combined),
+    )
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Where fits of candidate laws stand.
+
+    Attributes:
+        candidates: with their fitted coefficients.
+        states: states at the rows, shape ``(B, J, L, d)``.
+        coordinates: of the free parameters, shape ``(B, n_free)``.
+        chi_square: squared residuals in units of the noise; infinite where the fit failed, shape ``(B,)``.
+        converged: whether the fit settled, shape ``(B,)``.
+    """
+
+    candidates: Candidates
+    states: torch.Tensor
+    coordinates: torch.Tensor
+    chi_square: np.ndarray
+    converged: np.ndarray
+
+    def take(self, index: np.ndarray) -> Fits:
+        """Return the chosen fits."""
+        rows = torch.as_tensor(index, device=self.states.device)
+        return Fits(
+            self.candidates.take(index),
+            self.states[rows],
+            self.coordinates[rows],
+            self.chi_square[index],
+            self.converged[index],
+        )
+
+    @classmethod
+    def join(cls, groups: list[Fits]) -> Fits:
+        """Return the fits of several groups as one."""
+        holes = range(len(groups[0].candidates.supports))
+        return cls(
+            Candidates(
+                [np.concatenate([group.candidates.supports[hole] for group in groups]) for hole in holes],
+                [np.concatenate([group.candidates.coefficients[hole] for group in groups]) for hole in holes],
+                tuple(source for group in groups for source in group.candidates.sources),
+            ),
+            torch.cat([group.states for group in groups]),
+            torch.cat([group.coordinates for group in groups]),
+            np.concatenate([group.chi_square for group in groups]),
+            np.concatenate([group.converged for group in groups]),
+        )
+
+
+class Refitter:
+    """Refits candidate laws: coefficients, physical parameters and initial states together.
+
+    Args:
+        system: the known physics with its holes.
+        libraries: one per hole.
+        rows: the training rows.
+        steps: Runge-Kutta steps per interval.
+    """
+
+    def __init__(self, system: System, libraries: list[Library], rows: Rows, steps: int) -> None:
+        self._system, self._libraries, self._rows, self._steps = system, libraries, rows, steps
+        names = [*system.state_names, "t"]
+        self._inputs = [tuple(names.index(name) for name in hole.inputs) for hole in system.missing]
+
+    def bound(self, start: Fits, watch: Watch) -> Fits:
+        """Return a first fit, whose chi-square is a lower bound of the true one.
+
+        Continuity as a weak penalty can only fit better than the continuous trajectory does.
+        """
+        objective, unknowns = self.problem(start)
+        first, *_ = objective.second_order_rounds()
+        optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
+        report = _reporter(watch, "first look", FIRST_ITERATIONS)
+        unknowns, settled = optimizer.minimise_round(first, unknowns, report)
+        cost = first.linearize(unknowns).cost
+        return self._fits(start, objective, unknowns, 2.0 * cost, settled)
+
+    def refit(self, start: Fits, watch: Watch) -> Fits:
+        """Return the candidates fitted as continuous trajectories."""
+        objective, unknowns = self.problem(start)
+        settled = torch.zeros(len(start.candidates), dtype=torch.bool)
+        optimizer = GaussNewton(iterations=LAST_ITERATIONS)
+        for number, stage in enumerate(objective.second_order_rounds()):
+            report = _reporter(watch, f"refit, round {number + 1}", LAST_ITERATIONS)
+            unknowns, settled = optimizer.minimise_round(stage, unknowns, report)
+        linearized = objective.linearize(unknowns)
+        if not isinstance(linearized, ConstrainedShooting):
+            raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
+        met = linearized.worst_defect <= LARGEST_DEFECT
+        chi_square = torch.where(met, linearized.chi_square, torch.inf)
+        return self._fits(start, objective, unknowns, chi_square, settled & met)
+
+    def problem(self, fits: Fits) -> tuple[ShootingObjective, torch.Tensor]:
+        """Return the shooting problem of a batch of fits, and its unknowns where they stand."""
+        candidates = fits.candidates
+        filling = MaskedLibraries(self._libraries, self._inputs, candidates.supports, fits.states.device)
+        ude = UDE(self._system, filling, fits.states.device)
+        theta = torch.cat([fits.coordinates, filling.pack(candidates.coefficients)], dim=1)
+        objective = MultipleShooting(segment_length=1).build(ude, self._rows, self._steps)
+        return objective, objective.start(FitState(fits.states, theta))
+
+    @staticmethod
+    def _fits(
+        start: Fits,
+        objective: ShootingObjective,
+        unknowns: torch.Tensor,
+        chi_square: torch.Tensor,
+        converged: torch.Tensor,
+    ) -> Fits:
+        state = objective.finish_nodes(unknowns)
+        ude = objective.ude
+        if not isinstance(ude.filling, MaskedLibraries):
+            raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
+        coordinates, weights = ude.split(state.theta)
+        fitted = ude.filling.unpack(weights)
+        return Fits(
+            Candidates(start.candidates.supports, fitted, start.candidates.sources),
+            state.states,
+            coordinates,
+            torch.nan_to_num(chi_square, nan=torch.inf).cpu().numpy(),
+            converged.cpu().numpy(),
+        )
+
+
+def _reporter(watch: Watch, message: str, total: int) -> Report:
+    def report(iteration: int, values: torch.Tensor) -> None:
+        watch(Progress("select", message, iteration + 1, total, float(values.min())))
+
+    return report

@@ -1,0 +1,285 @@
+"""The choice between laws: criterion, rivals, and what the data cannot tell apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pydantic
+
+from sciml_discover.base import Options, Watch, lazy_import, nobody_watches
+from sciml_discover.errors import SolveError
+from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
+from sciml_discover.library import Library, LibraryOptions, build_library
+from sciml_discover.objectives.problem import FitState, Rows, make_rows
+from sciml_discover.regressors import Supports
+from sciml_discover.search import Fits, Refitter, combine
+from sciml_discover.simplify import redundant_terms
+from sciml_discover.solve import choose_steps, solve_rows
+from sciml_discover.training import TrainingResult, trained_ude
+
+if TYPE_CHECKING:
+    import torch
+
+    from sciml_discover.readers import PreparedData
+    from sciml_discover.system import System
+else:
+    torch = lazy_import("torch")
+
+__all__ = [
+    "Criterion",
+    "Estimate",
+    "Law",
+    "LawParameter",
+    "LawTerm",
+    "RankedLaws",
+    "SelectOptions",
+    "select",
+]
+
+FIRST_GROUP = 40
+"""Candidates that are refitted at a time, best lower bound first."""
+
+COLLINEAR = 0.98
+"""Correlation of two fitted numbers above which they are named as hardly separable."""
+
+
+class SelectOptions(Options):
+    """How laws are searched, refitted and ranked."""
+
+    candidates: pydantic.PositiveInt = 200
+    """Most candidate laws that are refitted through the ODE."""
+    most_terms: pydantic.PositiveInt = 5
+    """Longest proposals, in terms per hole; longer ones fit anything and explain nothing."""
+    rival_delta: pydantic.PositiveFloat = 6.0
+    """Laws within this much of the best criterion are rivals."""
+    rivals: int = pydantic.Field(default=12, ge=0)
+    """Most rivals that are reported."""
+
+
+@dataclass(frozen=True)
+class RankedLaws:
+    """Laws by criterion, the choice first, then its rivals, then the rest of the Pareto front.
+
+    Attributes:
+        laws: the choice is ``laws[0]``.
+        n_rivals: ``laws[1 : 1 + n_rivals]`` are rivals within the allowed delta.
+        tried: how many candidate laws were refitted.
+        failed: how many of them could not be solved or did not converge.
+        identifiability: sentences that name degeneracies, collinear terms, merged terms.
+        front_complexity: number of terms of every refitted law, shape ``(tried,)``.
+        front_chi_square: chi-square of the same laws, shape ``(tried,)``.
+    """
+
+    laws: tuple[Law, ...]
+    n_rivals: int
+    tried: int
+    failed: int
+    identifiability: tuple[str, ...]
+    front_complexity: np.ndarray
+    front_chi_square: np.ndarray
+
+
+def select(
+    system: System,
+    data: PreparedData,
+    trained: TrainingResult,
+    supports: Supports,
+    options: SelectOptions,
+    *,
+    library: LibraryOptions,
+    watch: Watch = nobody_watches,
+) -> RankedLaws:
+    """Refit candidate laws to the training rows through the ODE, and rank them.
+
+    Every candidate gets a cheap lower bound of its chi-square (continuity as a weak penalty); those that could
+    still win are refitted as continuous trajectories, best bound first, until no bound is left that could.
+
+    Args:
+        system: the known physics with its holes.
+        data: training rows; hold-out rows are not looked at.
+        trained: where states and parameters start.
+        supports: what the regressors propose for each hole.
+        options: limits and the rivals' delta.
+        library: the candidate terms of every hole.
+        watch: called with the progress of every iteration.
+
+    Raises:
+        SolveError: no candidate could be fitted as a continuous trajectory.
+    """
+    rows = make_rows(system, data.train, data.noise)
+    libraries = [build_library(hole.inputs, library) for hole in system.missing]
+    redundant, merged = redundant_terms(system, [item.texts for item in libraries])
+    candidates = combine(supports, redundant, options.most_terms, options.candidates)
+    states, coordinates, steps = _start(system, rows, trained)
+    batch = len(candidates)
+    start = Fits(
+        candidates,
+        states.expand(batch, *states.shape),
+        coordinates.expand(batch, -1),
+        np.full(batch, np.inf),
+        np.zeros(batch, dtype=bool),
+    )
+    criterion = Criterion.of(system, rows, data, sum(len(item) for item in libraries) - sum(map(sum, redundant)))
+
+    while True:
+        refitter = Refitter(system, libraries, rows, steps)
+        fits = _refit_promising(refitter, start, criterion, options, watch)
+        values = criterion(fits.chi_square, fits.candidates.complexity)
+        best = fits.take(np.array([np.argmin(values)]))
+        if not np.isfinite(best.chi_square[0]):
+            raise SolveError(
+                f"none of {batch} candidate laws could be fitted as a continuous trajectory; "
+                "widen [regress.library], or look at the trained equation in the report"
+            )
+        objective, unknowns = refitter.problem(best)
+        finer = choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=1e-3)
+        if finer <= steps:
+            break
+        # The best law moves faster than the trained equation did: its steps were too long.
+        steps = finer
+    return _rank(system, data, rows, libraries, refitter, fits, criterion, options, merged, batch)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Extended Bayesian information criterion (Chen & Chen 2008, doi:10.1093/biomet/asn034).
+
+    ``-2 log L + k log n + 2 log C(p, m)``: ``n`` observed values, ``k`` free numbers, ``m`` of ``p`` terms over all
+    holes. With an estimated noise sd the likelihood is profiled over one common factor of it: ``n log(chi2 / n)``.
+
+    Attributes:
+        n_observed: observed values.
+        n_common: free numbers that every law has: physical parameters and initial states.
+        n_terms: library terms over all holes.
+        estimated: whether the noise sd is estimated.
+    """
+
+    n_observed: int
+    n_common: int
+    n_terms: int
+    estimated: bool
+
+    @classmethod
+    def of(cls, system: System, rows: Rows, data: PreparedData, n_terms: int) -> Criterion:
+        """Return the criterion of a system and its training rows."""
+        n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
+        return cls(rows.n_observed, n_common, int(n_terms), data.noise.estimated)
+
+    def __call__(self, chi_square: np.ndarray, complexity: np.ndarray) -> np.ndarray:
+        """Return the criterion of laws; infinite where chi-square is."""
+        from scipy.special import gammaln
+
+        n, p, m = self.n_observed, self.n_terms, np.asarray(complexity, dtype=float)
+        # The solver's own error is a thousandth of the noise sd: no smaller misfit means anything.
+        floored = np.maximum(chi_square, 1e-6 * n)
+        misfit = n * np.log(floored / n) if self.estimated else floored
+        # Beyond half of all terms the number of choices falls again, but nothing becomes more plausible.
+        m_counted = np.minimum(m, p / 2.0)
+        choices = gammaln(p + 1) - gammaln(m_counted + 1) - gammaln(p - m_counted + 1)
+        return misfit + (self.n_common + m) * np.log(n) + 2.0 * choices
+
+
+def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return where refits start: the trained trajectories, or smoothed data where they ran away."""
+    ude, theta = trained_ude(system, trained)
+    initial = torch.as_tensor(trained.initial_states)[None]
+    state = FitState(rows.smooth_states[None], theta)
+    steps = choose_steps(ude, rows, state, accuracy=1e-3)
+    solved = solve_rows(ude, rows, initial, theta, steps)[0]
+    usable = torch.isfinite(solved).all(-1).all(-1)
+    states = torch.where(usable[:, None, None], solved, rows.smooth_states)
+    return rows.keep_positive(states), theta[:, : ude.n_free], steps
+
+
+def _refit_promising(
+    refitter: Refitter, start: Fits, criterion: Criterion, options: SelectOptions, watch: Watch
+) -> Fits:
+    """Return all refits, made until no lower bound is left within the rivals' delta of the best."""
+    first = refitter.bound(start, watch)
+    complexity = start.candidates.complexity
+    lowest = criterion(first.chi_square, complexity)
+    waiting = np.argsort(lowest, kind="stable")
+    # The Pareto front wants the best of every size, promising or not.
+    front = [int(i) for size in np.unique(complexity) for i in waiting[complexity[waiting] == size][:2]]
+    group = list(dict.fromkeys([*waiting[:FIRST_GROUP].tolist(), *front]))
+    done: list[Fits] = []
+    seen: set[int] = set()
+    best = np.inf
+    while group:
+        found = refitter.refit(first.take(np.array(group)), watch)
+        done.append(found)
+        seen.update(group)
+        best = min(best, float(criterion(found.chi_square, found.candidates.complexity).min()))
+        hopeful = [i for i in waiting.tolist() if i not in seen and lowest[i] < best + options.rival_delta]
+        group = hopeful[:FIRST_GROUP]
+    return Fits.join(done)
+
+
+def _rank(
+    system: System,
+    data: PreparedData,
+    rows: Rows,
+    libraries: list[Library],
+    refitter: Refitter,
+    fits: Fits,
+    criterion: Criterion,
+    options: SelectOptions,
+    merged: list[str],
+    tried: int,
+) -> RankedLaws:
+    complexity = fits.candidates.complexity
+    values = criterion(fits.chi_square, complexity)
+    solved = np.isfinite(fits.chi_square)
+    order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
+    # A law that fits no better than a shorter one is no rival, whatever its criterion.
+    order = [
+        i
+        for i in order
+        if not any(complexity[k] < complexity[i] and fits.chi_square[k] <= fits.chi_square[i] for k in order)
+    ]
+    best = order[0]
+    near = [i for i in order[1:] if values[i] - values[best] <= options.rival_delta][: options.rivals]
+    rest, sizes = [], {int(complexity[i]) for i in [best, *near]}
+    for i in order[1:]:
+        if int(complexity[i]) not in sizes:
+            sizes.add(int(complexity[i]))
+            rest.append(i)
+    shown = np.array([best, *near, *rest])
+    chosen = fits.take(shown)
+    objective, unknowns = refitter.problem(chosen)
+    covariance = objective.covariance(unknowns).cpu().numpy()
+    builder = LawBuilder(system, libraries, objective, data.noise.estimated, criterion.n_common)
+    laws = tuple(
+        builder.law(chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]))
+        for row, i in enumerate(shown)
+    )
+    return RankedLaws(
+        laws=laws,
+        n_rivals=len(near),
+        tried=tried,
+        failed=int((~solved).sum()),
+        identifiability=(*merged, *_correlations(system, laws[0])),
+        front_complexity=complexity[solved],
+        front_chi_square=fits.chi_square[solved],
+    )
+
+
+def _correlations(system: System, law: Law) -> list[str]:
+    """Name fitted numbers that the data hardly separate, or do not determine at all."""
+    names = [parameter.name for parameter in system.free_parameters]
+    names += [f"{term.term} in {hole}" for hole, terms in law.missing.items() for term in terms]
+    size = len(names)
+    variance = np.diag(law.covariance)[:size]
+    sentences = [
+        f"{name} is not determined by the data" for name, own in zip(names, variance, strict=True) if not np.isfinite(own)
+    ]
+    for i in range(size):
+        for k in range(i):
+            if not np.isfinite(variance[i] * variance[k]) or variance[i] * variance[k] <= 0:
+                continue
+            correlation = law.covariance[i, k] / np.sqrt(variance[i] * variance[k])
+            if abs(correlation) > COLLINEAR:
+                sentences.append(f"{names[k]} and {names[i]} are hardly separable (correlation {correlation:.3f})")
+    return sentences

@@ -1,0 +1,180 @@
+"""From fitted numbers to expressions that people read: rounding by the error, snapping, canonical terms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import
+from sciml_discover.expressions import parse_expression, symbol
+
+if TYPE_CHECKING:
+    import sympy
+
+    from sciml_discover.system import System
+else:
+    sympy = lazy_import("sympy")
+
+LARGEST_DENOMINATOR = 4
+"""Numbers are snapped to integers, halves, thirds and quarters."""
+
+
+def round_to_error(value: float, stderr: float | None) -> float:
+    """Return a number without the digits that its standard error makes meaningless.
+
+    The last digit kept is that of the error's first; two significant digits are kept at least, three where there is
+    no error.
+
+    Example:
+        >>> round_to_error(0.899398722, 0.00061), round_to_error(27.46, 4.0), round_to_error(0.0123456, None)
+        (0.8994, 27.0, 0.0123)
+    """
+    if value == 0.0 or not math.isfinite(value):
+        return value
+    lead = math.floor(math.log10(abs(value)))
+    place = lead - 2
+    if stderr is not None and stderr > 0.0:
+        place = min(math.floor(math.log10(stderr)), lead - 1)
+    return round(value, -place)
+
+
+def snap(value: float, stderr: float | None) -> str | None:
+    """Return the one integer or small fraction within a standard error of a number, or None.
+
+    Nothing is returned where two such numbers are within two standard errors: then the data do not choose.
+
+    Example:
+        >>> snap(0.4998, 0.001), snap(1.02, 0.5), snap(0.9, 0.001)
+        ('1/2', None, None)
+    """
+    if stderr is None or not stderr > 0.0:
+        return None
+    simple = {
+        Fraction(round(value * denominator), denominator) for denominator in range(1, LARGEST_DENOMINATOR + 1)
+    }
+    spacing = 1.0 / (LARGEST_DENOMINATOR * (LARGEST_DENOMINATOR - 1))
+    inside = [number for number in simple if number != 0 and abs(float(number) - value) <= stderr]
+    if len(inside) != 1 or 4.0 * stderr > spacing:
+        return None
+    return str(inside[0])
+
+
+def linear_combination(terms: Sequence[str], coefficients: Sequence[float], inputs: Sequence[str]) -> sympy.Expr:
+    """Return the sum of coefficients times library terms, zero if there are none."""
+    return sympy.Add(
+        *(
+            sympy.Float(float(number)) * parse_expression(term, inputs, where="library term")
+            for term, number in zip(terms, coefficients, strict=True)
+        )
+    )
+
+
+def equations_with_numbers(
+    system: System, laws: Mapping[str, sympy.Expr], parameters: Mapping[str, float]
+) -> dict[str, sympy.Expr]:
+    """Return the right-hand sides with laws in the holes and numbers for the parameters."""
+    filled = system.fill(laws)
+    numbers = {symbol(name): sympy.Float(value) for name, value in parameters.items()}
+    return {name: equation.xreplace(numbers) for name, equation in filled.equations.items()}
+
+
+def to_text(expression: sympy.Expr) -> str:
+    """Return an expression as text that `parse_expression` reads back, numbers in full.
+
+    Example:
+        >>> to_text(parse_expression("2.5*x**2 - abs(x)", ["x"], where="doctest"))
+        '2.5*x**2 - abs(x)'
+    """
+    from sympy.printing.str import StrPrinter
+
+    class Printer(StrPrinter):
+        def _print_Float(self, expr: sympy.Float) -> str:  # noqa: N802 - sympy's naming
+            number = repr(float(expr))
+            return number[:-2] if number.endswith(".0") else number
+
+        def _print_Abs(self, expr: sympy.Expr) -> str:  # noqa: N802 - sympy's naming
+            return f"abs({self._print(expr.args[0])})"
+
+    return Printer().doprint(expression)
+
+
+def canonical_terms(expression: sympy.Expr) -> dict[sympy.Expr, float]:
+    """Return the terms of an expanded expression and their coefficients.
+
+    Terms that differ in rounding only are merged; terms that vanished are dropped.
+    """
+    expanded = sympy.expand(sympy.nsimplify(expression, rational=False))
+    terms: dict[sympy.Expr, float] = {}
+    for term in sympy.Add.make_args(expanded):
+        coefficient, rest = term.as_coeff_Mul()
+        terms[rest] = terms.get(rest, 0.0) + float(coefficient)
+    largest = max((abs(number) for number in terms.values()), default=0.0)
+    return {term: number for term, number in terms.items() if abs(number) > 1e-12 * largest}
+
+
+def same_structure(one: Mapping[str, sympy.Expr], two: Mapping[str, sympy.Expr]) -> bool:
+    """Return whether two systems of equations have exactly the same terms, whatever their coefficients.
+
+    Example:
+        >>> read = lambda text: {"x": parse_expression(text, ["x", "y"], where="doctest")}
+        >>> same_structure(read("1.3*x - 0.9*x*y"), read("x*(1.2 - y)"))
+        True
+    """
+    if set(one) != set(two):
+        return False
+    return all(set(canonical_terms(one[name])) == set(canonical_terms(two[name])) for name in one)
+
+
+def redundant_terms(system: System, terms: Sequence[tuple[str, ...]]) -> tuple[list[np.ndarray], list[str]]:
+    """Return which library terms a free parameter of the known physics already carries.
+
+    A term is redundant when adding it to its hole changes the equations exactly as changing one free parameter
+    does: ``alpha*hare`` with a free ``alpha``, and ``hare`` as a term of a hole that is subtracted. Such a law is the
+    same law, written twice.
+
+    Args:
+        system: the known physics with its holes.
+        terms: the library of each hole, as text.
+
+    Returns:
+        Per hole, whether each term is redundant; and a sentence for each.
+    """
+    masks, sentences = [], []
+    columns = {
+        parameter.name: [sympy.diff(system.equations[name], symbol(parameter.name)) for name in system.state_names]
+        for parameter in system.free_parameters
+    }
+    for hole, texts in zip(system.missing, terms, strict=True):
+        effect = [sympy.diff(system.equations[name], symbol(hole.name)) for name in system.state_names]
+        mask = np.zeros(len(texts), dtype=bool)
+        for position, text in enumerate(texts):
+            term = parse_expression(text, hole.inputs, where="library term")
+            change = [sympy.simplify(part * term) for part in effect]
+            for name, column in columns.items():
+                if _proportional(change, column):
+                    mask[position] = True
+                    sentences.append(
+                        f"{text} in {hole.name} is carried by the free parameter {name} already: merged into it"
+                    )
+                    break
+        masks.append(mask)
+    return masks, sentences
+
+
+def _proportional(one: Sequence[sympy.Expr], two: Sequence[sympy.Expr]) -> bool:
+    """Return whether two vectors of expressions differ by a number only."""
+    ratio = None
+    for first, second in zip(one, two, strict=True):
+        if first == 0 and second == 0:
+            continue
+        if first == 0 or second == 0:
+            return False
+        quotient = sympy.simplify(first / second)
+        if quotient.free_symbols or (ratio is not None and sympy.simplify(quotient - ratio) != 0):
+            return False
+        ratio = quotient
+    return ratio is not None

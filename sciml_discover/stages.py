@@ -1,0 +1,378 @@
+"""The one list of stages: what each reads, what determines its result, and how it is found again.
+
+    data -> train -> sample -> regress -> select -> validate -> report
+
+A stage's key is its version, the layout of its result, its own part of the experiment and the digests
+of its inputs. So a
+change reaches only the stages that it concerns, and a stage that gives the same bytes as before
+leaves everything after it in the store. Whoever drives the stages (`runs.discover`, a flow engine)
+calls `run_stage` for each in turn.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from sciml_discover import payload, readers, regressors, residual_samples, selection, training, validation
+from sciml_discover.base import Progress, Watch, nobody_watches
+from sciml_discover.errors import DamagedArtifactError, InputError, did_you_mean
+from sciml_discover.experiment import LoadedExperiment
+from sciml_discover.readers import PreparedData
+from sciml_discover.regressors import Supports
+from sciml_discover.residual_samples import ResidualSamples
+from sciml_discover.result import library_versions
+from sciml_discover.selection import RankedLaws
+from sciml_discover.store import Artifact, Store, make_key
+from sciml_discover.system import System
+from sciml_discover.training import TrainingResult
+from sciml_discover.validation import ValidationReport
+
+T = TypeVar("T")
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class RenderedReport:
+    """The report as one self-contained page."""
+
+    html: str
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What every stage of a run works with.
+
+    Attributes:
+        loaded: the experiment.
+        device: where tensors live.
+        watch: who is told of the progress.
+    """
+
+    loaded: LoadedExperiment
+    device: Device = "cpu"
+    watch: Watch = nobody_watches
+
+    @cached_property
+    def system(self) -> System:
+        """The system with its holes, parsed once."""
+        return System.from_options(self.loaded.experiment.system)
+
+
+class Inputs:
+    """The results that a stage declares as its inputs, by their type.
+
+    Raises:
+        KeyError: on access to one that is not declared: the stage's key would not know of it.
+    """
+
+    def __init__(self, *values: Any) -> None:
+        self._values = {type(value): value for value in values}
+
+    def __getitem__(self, kind: type[T]) -> T:
+        return self._values[kind]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the pipeline.
+
+    Attributes:
+        name: the word after ``--from``.
+        version: raised by hand whenever the same inputs give another result than before.
+        inputs: names of the stages whose results it reads.
+        gives: the dataclass that it returns.
+        options: the part of the experiment that determines the result, JSON-able.
+        work: makes the result.
+        modules: the slow imports of the work, for whoever has time to spare before it.
+    """
+
+    name: str
+    version: int
+    inputs: tuple[str, ...]
+    gives: type
+    options: Callable[[LoadedExperiment, Device], Any]
+    work: Callable[[Bench, Inputs], Any]
+    modules: tuple[str, ...] = ()
+
+    def key(self, loaded: LoadedExperiment, device: Device, digests: Mapping[str, str]) -> str:
+        """Return the key of this stage's result; ``digests`` are those of its inputs' artifacts."""
+        inputs = [[name, digests[name]] for name in self.inputs]
+        kind = [self.name, self.version, payload.layout(self.gives)]
+        return make_key([kind, self.options(loaded, device), inputs])
+
+
+def _data_options(loaded: LoadedExperiment, _: Device) -> Any:
+    experiment = loaded.experiment
+    return {
+        "data": experiment.data.model_dump(mode="json"),
+        "files": readers.input_digests(experiment.data, loaded.folder),
+        "system": experiment.system.model_dump(mode="json", include={"states", "observables"}),
+        "seed": experiment.seed,
+    }
+
+
+def _train_options(loaded: LoadedExperiment, device: Device) -> Any:
+    experiment = loaded.experiment
+    return {
+        **_system_options(loaded, device),
+        "train": experiment.train.model_dump(mode="json"),
+        "seed": experiment.seed,
+        "device": device,
+        "dtype": "float64",
+    }
+
+
+def _system_options(loaded: LoadedExperiment, _: Device) -> Any:
+    return {"system": loaded.experiment.system.model_dump(mode="json")}
+
+
+def _regress_options(loaded: LoadedExperiment, device: Device) -> Any:
+    return {
+        **_system_options(loaded, device),
+        "regress": loaded.experiment.regress.model_dump(mode="json"),
+    }
+
+
+def _select_options(loaded: LoadedExperiment, device: Device) -> Any:
+    experiment = loaded.experiment
+    return {
+        **_system_options(loaded, device),
+        "select": experiment.select.model_dump(mode="json"),
+        "library": experiment.regress.library.model_dump(mode="json"),
+    }
+
+
+def _validate_options(loaded: LoadedExperiment, device: Device) -> Any:
+    experiment = loaded.experiment
+    return {
+        **_system_options(loaded, device),
+        "validate": experiment.validate_.model_dump(mode="json"),
+        "truth": experiment.data.model_dump(mode="json", include={"synthetic"}),
+    }
+
+
+def _report_options(loaded: LoadedExperiment, device: Device) -> Any:
+    return {
+        **_system_options(loaded, device),
+        "title": loaded.experiment.title,
+        "text": loaded.text,
+        "versions": library_versions(),
+    }
+
+
+def _data(bench: Bench, _: Inputs) -> PreparedData:
+    experiment = bench.loaded.experiment
+    return readers.prepare_data(experiment.data, experiment.system, bench.loaded.folder, experiment.seed)
+
+
+def _train(bench: Bench, inputs: Inputs) -> TrainingResult:
+    experiment = bench.loaded.experiment
+    return training.train(
+        bench.system,
+        inputs[PreparedData],
+        experiment.train,
+        seed=experiment.seed,
+        device=bench.device,
+        watch=bench.watch,
+    )
+
+
+def _sample(bench: Bench, inputs: Inputs) -> ResidualSamples:
+    return residual_samples.sample_residual(
+        bench.system, inputs[PreparedData], inputs[TrainingResult], watch=bench.watch
+    )
+
+
+def _regress(bench: Bench, inputs: Inputs) -> Supports:
+    options = bench.loaded.experiment.regress
+    return regressors.regress(bench.system, inputs[ResidualSamples], options, watch=bench.watch)
+
+
+def _select(bench: Bench, inputs: Inputs) -> RankedLaws:
+    experiment = bench.loaded.experiment
+    return selection.select(
+        bench.system,
+        inputs[PreparedData],
+        inputs[TrainingResult],
+        inputs[Supports],
+        experiment.select,
+        library=experiment.regress.library,
+        watch=bench.watch,
+    )
+
+
+def _validate(bench: Bench, inputs: Inputs) -> ValidationReport:
+    experiment = bench.loaded.experiment
+    return validation.validate(
+        bench.system,
+        inputs[PreparedData],
+        inputs[TrainingResult],
+        inputs[RankedLaws],
+        experiment.validate_,
+        truth=readers.true_system(experiment.data),
+        watch=bench.watch,
+    )
+
+
+def _report(bench: Bench, inputs: Inputs) -> RenderedReport:
+    from sciml_discover.report import render_report
+
+    return RenderedReport(
+        render_report(
+            title=bench.loaded.experiment.title,
+            data=inputs[PreparedData],
+            trained=inputs[TrainingResult],
+            samples=inputs[ResidualSamples],
+            laws=inputs[RankedLaws],
+            validation=inputs[ValidationReport],
+            system=bench.system,
+            experiment_text=bench.loaded.text,
+            versions=library_versions(),
+        )
+    )
+
+
+STAGES: tuple[Stage, ...] = (
+    Stage("data", 1, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
+    Stage("train", 1, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
+    Stage("sample", 1, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
+    Stage("regress", 1, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
+    Stage(
+        "select", 1, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+    ),
+    Stage(
+        "validate",
+        1,
+        ("data", "train", "select"),
+        ValidationReport,
+        _validate_options,
+        _validate,
+        ("sympy", "scipy.integrate", "pysindy"),
+    ),
+    Stage(
+        "report",
+        1,
+        ("data", "train", "sample", "select", "validate"),
+        RenderedReport,
+        _report_options,
+        _report,
+        ("sympy", "matplotlib.figure", "jinja2"),
+    ),
+)
+"""The stages in the order in which they run."""
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """How one stage of a run went.
+
+    Attributes:
+        artifact: where its result lies.
+        cached: whether it was found in the store instead of made.
+        seconds: wall-clock time, the look-up included.
+    """
+
+    artifact: Artifact
+    cached: bool
+    seconds: float
+
+
+def stage_named(name: str) -> Stage:
+    """Return the stage of that name.
+
+    Raises:
+        InputError: if there is none.
+    """
+    for stage in STAGES:
+        if stage.name == name:
+            return stage
+    names = [stage.name for stage in STAGES]
+    raise InputError(
+        f"no stage {name!r}",
+        where="the stage to start from",
+        expected=f"one of {', '.join(names)}",
+        do=did_you_mean(name, names) if len(name) > 2 else "",
+    )
+
+
+def run_stage(
+    stage: Stage, bench: Bench, artifacts: Mapping[str, Artifact], store: Store, *, force: bool = False
+) -> StageOutcome:
+    """Find the result of a stage in the store, or make it and store it.
+
+    Args:
+        stage: which one.
+        bench: what it works with.
+        artifacts: those of the stages before it, by name.
+        store: where results lie.
+        force: whether to make it anew even if it is there.
+
+    Raises:
+        InputError: if the experiment or its data turn out to be unusable.
+    """
+    started = time.perf_counter()
+    key = stage.key(bench.loaded, bench.device, {name: artifacts[name].digest for name in stage.inputs})
+    # A second run of the same experiment waits here for the first one's result.
+    with store.locked(stage.name, key):
+        artifact = None if force else find_whole(store, stage.name, key, bench.watch)
+        cached = artifact is not None
+        if artifact is None:
+            inputs = Inputs(*(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs))
+            artifact = store.put(stage.name, key, stage.work(bench, inputs))
+    return StageOutcome(artifact, cached, time.perf_counter() - started)
+
+
+def find_whole(store: Store, name: str, key: str, watch: Watch = nobody_watches) -> Artifact | None:
+    """Return a stage's stored result, or None if there is none or it is damaged, which is told."""
+    try:
+        return store.find(name, key)
+    except DamagedArtifactError as error:
+        watch(Progress(name, f"{error}; it is made anew"))
+        return None
+
+
+def stages_to_make(bench: Bench, store: Store, from_stage: str | None = None) -> tuple[Stage, ...]:
+    """Return the stages whose results are not in the store, as far as can be told before they run.
+
+    After the first of them the keys are unknown, so all that follow count.
+    """
+    artifacts: dict[str, Artifact] = {}
+    for position, stage in enumerate(STAGES):
+        digests = {name: artifacts[name].digest for name in stage.inputs}
+        key = stage.key(bench.loaded, bench.device, digests)
+        artifact = find_whole(store, stage.name, key)
+        if artifact is None or stage.name == from_stage:
+            return STAGES[position:]
+        artifacts[stage.name] = artifact
+    return ()
+
+
+def choose_device(wanted: str) -> Device:
+    """Return ``"cpu"`` or ``"cuda"``; ``"auto"`` takes the GPU where one is visible.
+
+    This looks for the driver's device file instead of asking torch, because the device is part of
+    the keys, and a run whose every stage is in the store must not import torch.
+
+    Raises:
+        InputError: if the word is unknown, or ``"cuda"`` is wanted and there is none.
+    """
+    where = "the device"
+    if wanted not in ("auto", "cpu", "cuda"):
+        raise InputError(repr(wanted), where=where, expected="auto, cpu or cuda")
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1")
+    with_cuda = Path("/dev/nvidiactl").exists() and not hidden and "+cpu" not in metadata.version("torch")
+    if wanted == "cuda" and not with_cuda:
+        raise InputError(
+            "no CUDA device (or a torch built without CUDA)",
+            where=where,
+            expected="a visible NVIDIA GPU and a torch that can use it",
+            do="Use --device auto or --device cpu.",
+        )
+    return "cuda" if with_cuda and wanted != "cpu" else "cpu"

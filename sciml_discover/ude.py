@@ -1,0 +1,129 @@
+"""The universal differential equation: a system, something in its holes, and numbers for all of it.
+
+`UDE` is the one right-hand side that every objective sees. Its unknowns, beside the states, are one flat vector
+``theta`` per member of the batch: the free physical parameters (in unbounded coordinates) and then the weights
+of the filling.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import
+from sciml_discover.holes import AbstractFilling
+
+if TYPE_CHECKING:
+    import torch
+
+    from sciml_discover.system import System
+else:
+    torch = lazy_import("torch")
+
+
+class ParameterMap:
+    """Free physical parameters in unbounded coordinates; bounds become a smooth transform.
+
+    Bounds are a logistic curve between them; without bounds a parameter is a multiple of its stated magnitude.
+    Every coordinate is of order one.
+    """
+
+    def __init__(self, system: System, device: torch.device | str = "cpu") -> None:
+        self.parameters = system.free_parameters
+        self.n_free = len(self.parameters)
+        tensor = {"dtype": torch.float64, "device": device}
+        self._values = torch.as_tensor([parameter.value for parameter in system.parameters], **tensor)
+        self._free = [i for i, parameter in enumerate(system.parameters) if not parameter.fixed]
+        bounds = [parameter.bounds or (-np.inf, np.inf) for parameter in self.parameters]
+        self._low = torch.as_tensor([low for low, _ in bounds], **tensor)
+        self._high = torch.as_tensor([high for _, high in bounds], **tensor)
+        self._scale = torch.as_tensor(
+            [abs(parameter.value) if parameter.value else 1.0 for parameter in self.parameters], **tensor
+        )
+        self._both = torch.isfinite(self._low) & torch.isfinite(self._high)
+        self._width = torch.where(self._both, self._high - self._low, 1.0)
+        self._base = torch.where(self._both, self._low, 0.0)
+
+    def initial(self, batch: int) -> torch.Tensor:
+        """Return the coordinates of the values that the system states, shape ``(batch, n_free)``."""
+        return self.coordinates(self._values[self._free][None]).expand(batch, self.n_free).clone()
+
+    def coordinates(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the coordinates of values of the free parameters, shape ``(B, n_free)``.
+
+        A value at a bound becomes one a thousandth of the width inside, where the transform still moves.
+        """
+        fraction = ((value - self._base) / self._width).clamp(1e-3, 1.0 - 1e-3)
+        return torch.where(self._both, torch.log(fraction / (1.0 - fraction)), value / self._scale)
+
+    def physical(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Return all parameters, the fixed ones too, shape ``(B, parameters)``."""
+        full = self._values.expand(coordinates.shape[0], -1).clone()
+        if self.n_free:
+            bounded = self._base + self._width * torch.sigmoid(coordinates)
+            full[:, self._free] = torch.where(self._both, bounded, coordinates * self._scale)
+        return full
+
+    def slope(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Return the derivative of each free parameter by its coordinate, shape ``(B, n_free)``."""
+        level = torch.sigmoid(coordinates)
+        return torch.where(self._both, self._width * level * (1.0 - level), self._scale.expand_as(coordinates))
+
+    @property
+    def free_positions(self) -> list[int]:
+        """Positions of the free parameters among all of them."""
+        return list(self._free)
+
+
+class UDE:
+    """Right-hand side of a system whose holes are filled, for a batch of fillings.
+
+    Args:
+        system: the known physics.
+        filling: what stands in its holes.
+        device: where the tensors live.
+    """
+
+    def __init__(self, system: System, filling: AbstractFilling, device: torch.device | str = "cpu") -> None:
+        self.system = system
+        self.filling = filling
+        self.device = device
+        self.parameters = ParameterMap(system, device)
+        self.functions = system.torch_functions()
+        self.n_free = self.parameters.n_free
+        self.n_theta = self.n_free + filling.n_weights
+
+    def split(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the parameter coordinates and the weights."""
+        return theta[:, : self.n_free], theta[:, self.n_free :]
+
+    def prior_precision(self, batch: int) -> torch.Tensor:
+        """Return the precision of the prior of ``theta`` around zero, shape ``(batch, n_theta)``."""
+        free = torch.zeros(batch, self.n_free, dtype=torch.float64, device=self.device)
+        return torch.cat([free, self.filling.prior_precision(batch)], dim=1)
+
+    def rhs(self, time: torch.Tensor, state: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
+        """Return the time derivative at ``P`` points, shape ``(B, P, states)``."""
+        coordinates, weights = self.split(theta)
+        holes = self.filling.value(weights, time, state)
+        return self.functions.rhs(time, state, self.parameters.physical(coordinates)[:, None, :], holes)
+
+    def linearize(
+        self, time: torch.Tensor, state: torch.Tensor, theta: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the time derivative and its derivatives by state and by ``theta``."""
+        coordinates, weights = self.split(theta)
+        holes, by_state, by_weights = self.filling.linearize(weights, time, state)
+        parameters = self.parameters.physical(coordinates)[:, None, :]
+        value, f_x, f_p, f_u = self.functions.linearize(time, state, parameters, holes)
+        f_x = f_x + f_u @ by_state
+        f_w = f_u @ by_weights
+        if self.n_free:
+            slope = self.parameters.slope(coordinates)[:, None, None, :]
+            f_w = torch.cat([f_p[..., self.parameters.free_positions] * slope, f_w], dim=-1)
+        return value, f_x, f_w
+
+    def take(self, index: torch.Tensor) -> UDE:
+        """Return the equation of the chosen members of the batch only."""
+        return UDE(self.system, self.filling.take(index), self.device)
