@@ -58,7 +58,7 @@ def launch(
             missing[0].work(bench, Inputs())
         import_for(missing)
 
-    with _prefect(out, prepare) as clock, shown_on(console) as watch:
+    with _prefect(out, "flows.discover", prepare) as clock, shown_on(console) as watch:
         from flows.discover import discover
 
         clock.watch = watch
@@ -98,7 +98,7 @@ def launch_sweep(
         if workers == 1:  # otherwise the runs have processes, and imports, of their own
             import_for(STAGES)
 
-    with _prefect(out, prepare) as clock, shown_on(console) as watch:
+    with _prefect(out, "flows.sweep", prepare) as clock, shown_on(console) as watch:
         from flows.sweep import sweep
 
         clock.watch = watch
@@ -116,12 +116,13 @@ def launch_sweep(
 
 
 @contextlib.contextmanager
-def _prefect(out: Path, meanwhile: Callable[[], None]) -> Iterator[Session]:
-    """Have a Prefect server, and do something else while it starts."""
+def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Session]:
+    """Have a Prefect server; while it starts, ``prepare`` and import the module of a flow."""
     with prefect_api(out) as server:
         clock = Session()
-        meanwhile()
+        prepare()
         clock.imports = time.perf_counter() - clock.begun
+        importlib.import_module(flow)
         import prefect
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 

@@ -51,6 +51,8 @@ MAX_NESTING = 50
 """Deepest nesting of brackets and operators."""
 MAX_EXPONENT = 20
 """Largest absolute exponent."""
+MAX_ROOT = 1000
+"""Largest denominator of an exponent that stays an exact fraction."""
 MAX_POWER_OF_POWERS = 100
 """Largest product of the exponents of powers inside powers."""
 
@@ -139,8 +141,8 @@ def check_expression(text: str, names: Collection[str], *, where: str) -> frozen
 def parse_expression(text: str, names: Collection[str], *, where: str) -> sympy.Expr:
     """Return ``text`` as a sympy expression in real symbols.
 
-    Whole numbers stay exact, decimal numbers become floats, and exponents become exact fractions, so
-    that ``x**0.5`` is a square root.
+    Whole numbers stay exact, decimal numbers become floats, and exponents of up to three decimals
+    become exact fractions, so that ``x**0.5`` is a square root.
 
     Args:
         text: an expression such as ``"alpha*hare - predation"``.
@@ -419,7 +421,10 @@ def _build(node: ast.expr) -> sympy.Expr:
         return getattr(sympy, FUNCTIONS[node.func.id])(_build(node.args[0]))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         exponent = _constant(node.right) or Fraction(0)
-        return _build(node.left) ** sympy.Rational(exponent.numerator, exponent.denominator)
+        if exponent.denominator <= MAX_ROOT:
+            return _build(node.left) ** sympy.Rational(exponent.numerator, exponent.denominator)
+        # sympy would look for an exact root of any order, at any cost.
+        return _build(node.left) ** sympy.Float(float(exponent))
     return _build_chain(node)
 
 

@@ -24,7 +24,10 @@ else:
     torch = lazy_import("torch")
 
 MOST_EVALUATIONS = 200_000
-"""A reference solve that needs more right-hand sides than this is given up as run away."""
+"""A reference solve that needs more right-hand sides than this is given up."""
+
+LARGEST_GROWTH = 1e6
+"""A solution this many times larger than its largest initial state has run away."""
 
 RightHandSide = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 Linearization = Callable[
@@ -65,9 +68,13 @@ def solve_reference(
     begin = float(times[0]) if start is None else float(start)
     evaluations = 0
 
+    scale = max(float(np.max(np.abs(initial))), 1e-8)
+
     def rhs(time: float, state: np.ndarray) -> np.ndarray:
         nonlocal evaluations
         evaluations += 1
+        if np.abs(state).max() > LARGEST_GROWTH * scale:
+            raise SolveError(f"the solution runs away at t = {time:.6g}")
         if evaluations > MOST_EVALUATIONS:
             raise SolveError(f"more than {MOST_EVALUATIONS} right-hand sides needed up to t = {time:.6g}")
         with np.errstate(all="ignore"):
@@ -80,7 +87,6 @@ def solve_reference(
         with np.errstate(all="ignore"):
             return np.nan_to_num(functions.jacobian(time, state, parameters))
 
-    scale = max(float(np.max(np.abs(initial))), 1e-8)
     with warnings.catch_warnings():
         # LSODA announces its failure as a warning too; the status below is what is acted on.
         warnings.simplefilter("ignore", UserWarning)

@@ -33,14 +33,14 @@ def to_input_error(
         known = list(_keys(model, location[:-1]))
         return InputError(
             f"the unknown key {str(path[-1])!r}",
-            where=place(file, path[:-1]),
+            where=_table(file, path[:-1]),
             expected="a known key",
             do=did_you_mean(str(path[-1]), known),
         )
     if kind == "missing":
         return InputError(
             f"no key {str(path[-1])!r}",
-            where=place(file, path[:-1]),
+            where=_table(file, path[:-1]),
             expected=f"{str(path[-1])!r}, which has no default",
             do="Add it.",
         )
@@ -80,6 +80,13 @@ def place(file: str, path: Sequence[str | int]) -> str:
     if not key:
         return file
     return f"{file}: {f'[{chr(46).join(tables)}] ' if tables else ''}{key}{entry}"
+
+
+def _table(file: str, path: Sequence[str | int]) -> str:
+    """Return how messages name a table of a file."""
+    if not path or any(isinstance(word, int) for word in path):
+        return place(file, path)
+    return f"{file}: [{'.'.join(str(word) for word in path)}]"
 
 
 def _urgency(details: Any) -> tuple[int, int]:
@@ -149,8 +156,14 @@ def _wrong_kind(details: Any, where: str) -> InputError:
         f"kind = {details['ctx']['tag']!r}",
         where=where,
         expected=f"one of {', '.join(known)}",
-        do=did_you_mean(details["ctx"]["tag"], known),
+        do=_proposal(details["ctx"]["tag"], known),
     )
+
+
+def _proposal(word: str, known: Sequence[str]) -> str:
+    """Return the nearest known word as a question, nothing if none is near."""
+    text = did_you_mean(word, known)
+    return text if text.endswith("?") else ""
 
 
 def _shown(value: Any) -> str:

@@ -14,7 +14,7 @@ import pydantic
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError, SolveError, did_you_mean
 from sciml_discover.noise import Noise, NoiseOptions, measure_noise
-from sciml_discover.system import System, SystemOptions
+from sciml_discover.system import SystemOptions
 from sciml_discover.systems import KnownSystem, get_system
 from sciml_discover.tables import Table, read_bytes, read_table
 from sciml_discover.trajectories import Dataset, HoldoutOptions, Trajectory, split_holdout
@@ -226,9 +226,9 @@ def input_digests(options: DataOptions, folder: Path) -> dict[str, str]:
     }
 
 
-def true_system(options: DataOptions) -> System | None:
-    """Return the law that simulated data follow, with its true parameters; None for measured data."""
-    return None if options.synthetic is None else options.synthetic.known_system().system
+def true_system(options: DataOptions) -> KnownSystem | None:
+    """Return the known system behind simulated data, with its parameters and start; None if measured."""
+    return options.synthetic.known_system() if options.synthetic else None
 
 
 def synthesize(options: SyntheticOptions, seed: int) -> Dataset:

@@ -84,7 +84,7 @@ def split_holdout(dataset: Dataset, options: HoldoutOptions | None) -> tuple[Dat
         InputError: if too little is left to train on, or nothing to hold out.
 
     Example:
-        >>> rows = Trajectory("a", np.arange(21.0), np.ones((21, 1)))
+        >>> rows = Trajectory("a", np.arange(21.0), np.arange(21.0).reshape(21, 1))
         >>> train, holdout = split_holdout(Dataset(("x",), (rows,)), HoldoutOptions(fraction=0.2))
         >>> len(train.trajectories[0].times), holdout.trajectories[0].times
         (17, array([17., 18., 19., 20.]))

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options
+from sciml_discover.base import Options, Progress, Watch, nobody_watches
+from sciml_discover.baselines import known_only, sindy_on_data
+from sciml_discover.expressions import parse_expression
+from sciml_discover.forecasts import (
+    AbstractModel,
+    Forecast,
+    LawModel,
+    UdeModel,
+    dense_grid,
+    forecast,
+    truth_path,
+)
+from sciml_discover.noise import Noise
+from sciml_discover.scores import Metrics, constant_metrics, measure, whiteness
+from sciml_discover.simplify import canonical_terms, equations_with_numbers, same_structure
+from sciml_discover.trajectories import Dataset, Trajectory
+
+if TYPE_CHECKING:
+    import sympy
+
+    from sciml_discover.laws import Law
+    from sciml_discover.readers import PreparedData
+    from sciml_discover.selection import RankedLaws
+    from sciml_discover.system import System
+    from sciml_discover.systems import KnownSystem
+    from sciml_discover.training import TrainingResult
 
 
 class ValidateOptions(Options):
@@ -23,27 +49,6 @@ class ValidateOptions(Options):
     """Largest unexplained variance, as a fraction of the best constant's."""
     extrapolate_to: float | None = None
     """Time up to which the law is compared with the known truth of a synthetic experiment."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """How one model does on one set of rows.
-
-    Attributes:
-        rms: root mean square error per observable, in its unit.
-        relative_l2: L2 norm of the error over that of the values, all observables.
-        standardised: root mean square of error / predictive sd, all observables.
-        unexplained: squared error over that of the best constant, the worst observable.
-        chi_square: sum of squared errors over squared noise sd.
-        n_values: observed values counted.
-    """
-
-    rms: dict[str, float]
-    relative_l2: float
-    standardised: float
-    unexplained: float
-    chi_square: float
-    n_values: int
 
 
 @dataclass(frozen=True)
@@ -121,3 +126,186 @@ class ValidationReport:
     baselines: dict[str, ModelScore]
     curves: tuple[Curve, ...]
     truth: TruthComparison | None
+
+
+def validate(
+    system: System,
+    data: PreparedData,
+    trained: TrainingResult,
+    laws: RankedLaws,
+    options: ValidateOptions,
+    *,
+    truth: KnownSystem | None = None,
+    watch: Watch = nobody_watches,
+) -> ValidationReport:
+    """Judge the chosen law by an independent solver, on training and hold-out rows, beside its baselines.
+
+    Held out by time, a model goes on from its fitted trajectory. Held out by trajectory, only its initial state is
+    fitted, to the first quarter of the rows, and the rest is scored.
+
+    Args:
+        system: the known physics with its holes.
+        data: training rows, hold-out rows, noise.
+        trained: the universal differential equation, one of the baselines.
+        laws: the choice and its rivals.
+        options: thresholds of the verdict.
+        truth: the system that made simulated data.
+        watch: called once per model.
+    """
+    choice = laws.laws[0]
+    model = LawModel.of(system, choice, data)
+    watch(Progress("validate", "baselines", 0, 3))
+    models: dict[str, AbstractModel | str] = {
+        "known_only": known_only(system, data, trained),
+        "ude": UdeModel(system, trained, data),
+        "sindy_on_data": sindy_on_data(system, data),
+    }
+    watch(Progress("validate", "solving", 1, 3))
+    forecasts = {"law": forecast(model, data)}
+    forecasts |= {
+        name: forecast(baseline, data) for name, baseline in models.items() if isinstance(baseline, AbstractModel)
+    }
+    scores = {name: _score(found, data) for name, found in forecasts.items()}
+    scores |= {name: ModelScore(None, None, None, note) for name, note in models.items() if isinstance(note, str)}
+    law_score = scores.pop("law")
+    extrapolation, comparison = None, None
+    if truth is not None:
+        comparison = compare_with_truth(choice, truth)
+        if options.extrapolate_to is not None:
+            extrapolation = _extrapolate(model, truth, data, options.extrapolate_to)
+            law_score = ModelScore(law_score.train, law_score.holdout, extrapolation, law_score.note)
+    train, holdout = constant_metrics(data.train, data.train, data.noise), None
+    if data.holdout is not None:
+        holdout = constant_metrics(data.train, data.holdout, data.noise)
+    scores["constant"] = ModelScore(train, holdout, None, "the mean of the training rows")
+    watch(Progress("validate", "rivals on the hold-out", 2, 3))
+    reasons = _reasons(choice, forecasts["law"], law_score, data, options)
+    return ValidationReport(
+        status="accepted" if all(reason.passed for reason in reasons) else "rejected",
+        reasons=reasons,
+        law=law_score,
+        rivals_holdout=tuple(_holdout_error(system, law, data) for law in laws.laws),
+        baselines=scores,
+        curves=tuple(
+            Curve(name, trajectory, times, values)
+            for name, item in {"law": model, **models}.items()
+            if isinstance(item, AbstractModel)
+            for trajectory, times, values in dense_grid(item, data)
+        ),
+        truth=comparison,
+    )
+
+
+def _score(found: Forecast, data: PreparedData) -> ModelScore:
+    train = measure(data.train, found.train, found.train_sd, data.noise)
+    holdout = None
+    if data.holdout is not None and found.holdout is not None:
+        holdout = measure(data.holdout, found.holdout, found.holdout_sd, data.noise)
+    return ModelScore(train, holdout, None, found.note)
+
+
+def _holdout_error(system: System, law: Law, data: PreparedData) -> float | None:
+    if data.holdout is None:
+        return None
+    score = _score(forecast(LawModel.of(system, law, data), data), data).holdout
+    return None if score is None else score.standardised
+
+
+def _reasons(
+    law: Law, found: Forecast, score: ModelScore, data: PreparedData, options: ValidateOptions
+) -> tuple[Reason, ...]:
+    reasons = [_chi_square_reason(law, score, data.noise, options), _whiteness_reason(found, data, options)]
+    if data.holdout is not None:
+        error = None if score.holdout is None else score.holdout.standardised
+        passed = error is not None and error <= options.holdout_error
+        text = "the law could not be solved over the hold-out rows"
+        if error is not None:
+            text = f"error on the hold-out rows is {error:.2f} times what the noise and the fit allow"
+        reasons.append(Reason("holdout", passed, error, options.holdout_error, text))
+    rows = {"training": score.train, **({"hold-out": score.holdout} if data.holdout is not None else {})}
+    fractions = {name: metrics.unexplained for name, metrics in rows.items() if metrics is not None}
+    solved = len(fractions) == len(rows)
+    worst = max(fractions.values()) if solved else None
+    text = "the law could not be solved over all rows"
+    if solved:
+        parts = " and ".join(f"{100 * value:.2g} % on {name} rows" for name, value in fractions.items())
+        text = f"variance left unexplained, against the best constant: {parts}"
+    passed = worst is not None and worst <= options.unexplained
+    reasons.append(Reason("skill", passed, worst, options.unexplained, text))
+    return tuple(reasons)
+
+
+def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: ValidateOptions) -> Reason:
+    """Compare the misfit with the law-free noise: chi-square, or F where that noise is itself an estimate."""
+    from scipy import stats
+
+    freedom = law.n_observed - law.n_parameters
+    threshold = options.chi_square_p
+    if score.train is None:
+        return Reason("chi_square", False, None, threshold, "the law could not be solved over the training rows")
+    if freedom <= 0:
+        text = f"{law.n_parameters} free numbers for {law.n_observed} values: nothing is left to test"
+        return Reason("chi_square", False, None, threshold, text)
+    chi_square = score.train.chi_square
+    if noise.estimated:
+        # Satterthwaite: the degrees of freedom of a mean of the observables' variances.
+        denominator = len(noise.observables) ** 2 / float(np.sum(1.0 / noise.degrees_of_freedom))
+        if noise.pooled:
+            denominator = float(noise.degrees_of_freedom[0])
+        p_value = float(stats.f.sf(chi_square / freedom, freedom, denominator))
+        test = f"F test against noise estimated with {denominator:.3g} degrees of freedom"
+    else:
+        p_value = float(stats.chi2.sf(chi_square, freedom))
+        test = "chi-square test against the given noise"
+    passed = p_value > threshold
+    text = f"chi-square {chi_square:.4g} for {freedom} degrees of freedom, p = {p_value:.2g} ({test})"
+    return Reason("chi_square", passed, p_value, threshold, text if passed else f"structure missing: {text}")
+
+
+def _whiteness_reason(found: Forecast, data: PreparedData, options: ValidateOptions) -> Reason:
+    threshold = options.whiteness_p
+    if found.train is None:
+        return Reason("whiteness", False, None, threshold, "the law could not be solved over the training rows")
+    p_values = whiteness(data.train, found.train, data.noise)
+    if not p_values:
+        return Reason("whiteness", True, None, threshold, "too few rows to test residuals for whiteness")
+    worst = min(p_values, key=lambda name: p_values[name])
+    passed = p_values[worst] > threshold
+    text = ", ".join(f"{name} p = {value:.2g}" for name, value in p_values.items())
+    text = f"residuals {'look' if passed else 'are not'} white (Ljung-Box: {text})"
+    return Reason("whiteness", passed, p_values[worst], threshold, text)
+
+
+def _extrapolate(model: LawModel, truth: KnownSystem, data: PreparedData, end: float) -> Metrics | None:
+    """Compare the law with the noise-free truth from the first row to ``end``."""
+    first = data.train.trajectories[0]
+    times = np.linspace(first.times[0], end, 1001)
+    exact = truth_path(truth, times)
+    found = model.path(0, times)
+    if exact is None or found is None:
+        return None
+    columns = [list(truth.equations).index(name) for name in data.train.observables]
+    reference = Dataset(data.train.observables, (Trajectory(first.name, times, exact[:, columns]),))
+    own = [model.names.index(name) for name in data.train.observables]
+    return measure(reference, [found[:, own]], None, data.noise)
+
+
+def compare_with_truth(law: Law, truth: KnownSystem) -> TruthComparison:
+    """Return whether a law has the structure of the truth, and how far its coefficients are off."""
+    names = list(truth.equations)
+    if set(names) != set(law.equations_full):
+        return TruthComparison(False, {})
+    exact = {name: _inline(truth, name) for name in names}
+    found = {
+        name: parse_expression(law.equations_full[name], [*names, "t"], where="law") for name in names
+    }
+    errors = {}
+    for name in names:
+        coefficients = canonical_terms(found[name])
+        for term, value in canonical_terms(exact[name]).items():
+            errors[f"{name}: {term}"] = abs(coefficients.get(term, 0.0) - value) / abs(value)
+    return TruthComparison(same_structure(found, exact), errors)
+
+
+def _inline(truth: KnownSystem, name: str) -> sympy.Expr:
+    return equations_with_numbers(truth.system, {}, truth.parameters)[name]

@@ -59,7 +59,9 @@ def write(folder: Path, name: str) -> None:
     elif name.endswith(".npz"):
         np.savez(folder / name, **{key: np.array(values) for key, values in columns.items()})  # pyright: ignore[reportArgumentType]
     else:
-        nulls = {key: [None if value != value else value for value in items] for key, items in columns.items()}
+        nulls = {
+            key: [None if value != value else value for value in items] for key, items in columns.items()
+        }
         parquet.write_table(pa.table(nulls), folder / name)
 
 
@@ -308,7 +310,9 @@ def test_overrides_reach_the_simulation_and_the_truth() -> None:
     np.testing.assert_allclose(item.values[:, 0], 2.0 * np.exp(1.3 * item.times), rtol=1e-6)
     truth = true_system(DataOptions(synthetic=simulated(**changes)))
     assert truth is not None
-    assert {parameter.name: parameter.value for parameter in truth.parameters}["beta"] == 0.0
+    assert truth.parameters["beta"] == 0.0
+    assert [parameter.value for parameter in truth.system.parameters] == [1.3, 0.0, 0.0, 1.8]
+    assert truth.initial_values[0] == 2.0
     assert true_system(DataOptions(files=("a.csv",))) is None
 
 

@@ -106,7 +106,11 @@ def test_observables_are_states_in_their_order() -> None:
             "'unused' in no equation",
         ),
         ({"equations": {"hare": "alpha*hare - predation"}}, InputError, "no equation for the state 'lynx'"),
-        ({"equations": {**LOTKA_VOLTERRA["equations"], "fox": "0"}}, InputError, "'fox', which is not a state"),
+        (
+            {"equations": {**LOTKA_VOLTERRA["equations"], "fox": "0"}},
+            InputError,
+            "'fox', which is not a state",
+        ),
         (
             {"equations": {**LOTKA_VOLTERRA["equations"], "hare": "alpha*hair - predation"}},
             InputError,
@@ -254,7 +258,7 @@ def test_first_use_in_inference_mode_does_not_spoil_training() -> None:
     with torch.inference_mode():
         functions.linearize(t, x, p, u)
     x.requires_grad_()
-    sum(item.sum() for item in functions.linearize(t, x, p, u)).backward()
+    functions.linearize(t, x, p, u)[0].sum().backward()
     assert x.grad is not None
 
 
@@ -334,7 +338,9 @@ def test_numpy_and_torch_agree() -> None:
         np.testing.assert_allclose(functions.jacobian(*point), f_x[row], rtol=1e-13, atol=1e-13)
 
 
-@pytest.mark.parametrize(("text", "value"), [("1/x", 0.0), ("log(x)", -1.0), ("exp(x)", 1e6), ("x**3", 1e200)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1/x", 0.0), ("log(x)", -1.0), ("exp(x)", 1e6), ("x**3", 1e200)]
+)
 def test_numpy_functions_say_nan_where_there_is_no_value(text: str, value: float) -> None:
     functions = System.from_text(states=["x"], equations={"x": text}).numpy_functions()
     assert not np.isfinite(functions.rhs(0.0, np.array([value]), np.zeros(0)))[0]

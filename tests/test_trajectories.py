@@ -92,7 +92,7 @@ def test_refuses_holdout_rows_that_are_all_missing() -> None:
 def test_refuses_constant_and_empty_columns() -> None:
     data = dataset(8, columns=2)
     data.trajectories[0].values[:, 1] = 3.5
-    with pytest.raises(InputError, match="constant column: every training value of 'y' is 3.5"):
+    with pytest.raises(InputError, match=r"constant column: every training value of 'y' is 3\.5"):
         split_holdout(data, None)
     data.trajectories[0].values[:, 1] = np.nan
     with pytest.raises(InputError, match="0 measured values of 'y'"):

@@ -1,4 +1,4 @@
-"""The command line with the stand-ins for the verbs of all stages: ``python -m tests.flows.fake_cli run ...``.
+"""The command line with stand-ins for the verbs of all stages, to be run as a module.
 
 ``FAKE_STATUS`` is the verdict; ``FAKE_FAIL`` and ``FAKE_SLEEP`` name a stage that fails or hangs.
 """
@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from flows import launch
 from flows.cli import main
 from tests.fakes import install
 
@@ -25,7 +26,9 @@ def _before(stage: str) -> None:
 
 
 if __name__ == "__main__":
-    fakes = install(pytest.MonkeyPatch())
+    monkeypatch = pytest.MonkeyPatch()
+    fakes = install(monkeypatch)
+    monkeypatch.setattr(launch, "import_for", lambda _: None)  # the stand-ins need no torch
     fakes.before = _before
     fakes.status = os.environ.get("FAKE_STATUS", "accepted")
     main()

@@ -1,0 +1,107 @@
+"""What a law has to beat: the known physics alone, and plain SINDy on the data."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import, nobody_watches
+from sciml_discover.forecasts import AbstractModel, LawModel
+from sciml_discover.library import Library, LibraryOptions, build_library
+from sciml_discover.objectives.problem import make_rows
+from sciml_discover.search import Candidates, Fits, Refitter
+from sciml_discover.simplify import linear_combination
+from sciml_discover.solve import choose_steps
+from sciml_discover.system import System, Variable
+
+if TYPE_CHECKING:
+    import torch
+
+    from sciml_discover.readers import PreparedData
+    from sciml_discover.training import TrainingResult
+else:
+    torch = lazy_import("torch")
+
+SINDY_DEGREE, SINDY_THRESHOLD = 2, 0.1
+"""Settings of the baseline: those of pysindy's own introduction."""
+
+
+def known_only(system: System, data: PreparedData, trained: TrainingResult) -> AbstractModel | str:
+    """Return the known physics with nothing in its holes, its free numbers refitted; or why there is none."""
+    rows = make_rows(system, data.train, data.noise)
+    empty = [Library(hole.inputs, build_library(hole.inputs, LibraryOptions(polynomial_degree=0)).terms) for hole in system.missing]
+    zeros = [np.zeros((1, 1)) for _ in system.missing]
+    start = Fits(
+        Candidates(zeros, zeros, ("known_only",)),
+        rows.smooth_states[None],
+        torch.zeros(1, len(system.free_parameters), dtype=torch.float64),
+        np.array([np.inf]),
+        np.array([False]),
+    )
+    refitter = Refitter(system, empty, rows, steps=8)
+    objective, unknowns = refitter.problem(start)
+    initial = objective.ude.parameters.initial(1)
+    start = Fits(start.candidates, start.states, initial, start.chi_square, start.converged)
+    fitted = refitter.refit(start, nobody_watches)
+    values = objective.ude.parameters.physical(fitted.coordinates)[0].numpy()
+    states = fitted.states[0, :, 0].numpy()
+    if not np.isfinite(fitted.chi_square[0]) or not np.isfinite(states).all():
+        values, states = np.array([item.value for item in system.parameters]), trained.initial_states
+        note = "holes empty; its refit failed, so parameters as stated"
+    else:
+        note = "holes empty, free parameters and initial states refitted"
+    filled = system.fill({hole.name: linear_combination((), (), hole.inputs) for hole in system.missing})
+    model = LawModel(filled, values, [], np.zeros((0, 0)), states)
+    model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
+    model.note = note
+    return model
+
+
+def sindy_on_data(system: System, data: PreparedData) -> AbstractModel | str:
+    """Return plain SINDy on the data, without known physics or smoothing; or why there is none.
+
+    Finite differences of the rows, polynomials of degree two of all states, pysindy's STLSQ.
+    """
+    from pysindy import STLSQ
+
+    hidden = sorted(set(system.state_names) - set(data.train.observables))
+    if hidden:
+        return f"not possible: {', '.join(hidden)} not measured"
+    names = system.state_names
+    order = [data.train.observables.index(name) for name in names]
+    points, slopes, initial = [], [], []
+    for trajectory in data.train.trajectories:
+        whole = np.isfinite(trajectory.values).all(axis=1)
+        if whole.sum() < 3:
+            continue
+        values = trajectory.values[whole][:, order]
+        points.append(values)
+        slopes.append(np.gradient(values, trajectory.times[whole], axis=0))
+    if not points:
+        return "not possible: no trajectory has three complete rows"
+    for trajectory in data.train.trajectories:
+        whole = np.flatnonzero(np.isfinite(trajectory.values).all(axis=1))
+        initial.append(trajectory.values[whole[0] if len(whole) else 0][order])
+    library = build_library(names, LibraryOptions(polynomial_degree=SINDY_DEGREE))
+    matrix, target = library.matrix(np.concatenate(points)), np.concatenate(slopes)
+    scale = np.linalg.norm(matrix, axis=0)
+    size = np.linalg.norm(target, axis=0)
+    optimizer = STLSQ(threshold=SINDY_THRESHOLD)
+    with warnings.catch_warnings():
+        # Too large a threshold empties an equation, which the note below shows.
+        warnings.simplefilter("ignore")
+        optimizer.fit(matrix / scale, target / size)
+    coefficients = np.asarray(optimizer.coef_) * size[:, None] / scale
+    equations = {
+        name: linear_combination(library.texts, coefficients[row].tolist(), names)
+        for row, name in enumerate(names)
+    }
+    found = System(tuple(Variable(name) for name in names), (), (), equations)
+    model = LawModel(found, np.zeros(0), [], np.zeros((0, 0)), np.array(initial))
+    model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
+    model.note = "; ".join(
+        f"{name}: {int(np.count_nonzero(coefficients[row]))} terms" for row, name in enumerate(names)
+    )
+    return model

@@ -1,0 +1,115 @@
+"""Measures of a prediction against rows, and tests of its residuals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sciml_discover.noise import Noise
+from sciml_discover.trajectories import Dataset
+
+FEWEST_ROWS = 8
+"""Observed values per observable below which whiteness cannot be tested."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """How one model does on one set of rows.
+
+    Attributes:
+        rms: root mean square error per observable, in its unit.
+        relative_l2: L2 norm of the error over that of the values, all observables.
+        standardised: root mean square of error / predictive sd, all observables.
+        unexplained: squared error over that of the best constant of each observable, both in units of the noise.
+        chi_square: sum of squared errors over squared noise sd.
+        n_values: observed values counted.
+    """
+
+    rms: dict[str, float]
+    relative_l2: float
+    standardised: float
+    unexplained: float
+    chi_square: float
+    n_values: int
+
+
+def measure(
+    dataset: Dataset,
+    prediction: Sequence[np.ndarray] | None,
+    predictive_sd: Sequence[np.ndarray] | None,
+    noise: Noise,
+) -> Metrics | None:
+    """Return how well a prediction meets rows; None if there is no prediction, or it is not finite.
+
+    Args:
+        dataset: the rows.
+        prediction: observables at the rows of each trajectory, shape ``(rows, observables)``.
+        predictive_sd: standard deviation of the prediction without the noise, on the scale on which the noise is
+            additive, same shapes; None counts as zero.
+        noise: of the observations.
+    """
+    if prediction is None:
+        return None
+    values = np.concatenate([trajectory.values for trajectory in dataset.trajectories])
+    found = np.concatenate(list(prediction))
+    seen = np.isfinite(values)
+    if not np.isfinite(found[seen]).all() or not seen.any():
+        return None
+    error = np.where(seen, found - values, 0.0)
+    scaled = np.where(seen, noise.transform(found) - noise.transform(values), 0.0)
+    if not np.isfinite(scaled).all():
+        # A negative prediction of a quantity whose logarithm was measured.
+        return None
+    own = np.zeros_like(values) if predictive_sd is None else np.concatenate(list(predictive_sd))
+    count = seen.sum(axis=0)
+    standard = scaled / noise.sd
+    center = np.where(seen, noise.transform(values), 0.0).sum(axis=0) / np.maximum(count, 1)
+    constant = np.where(seen, noise.transform(values) - center, 0.0) / noise.sd
+    spread = float(np.sum(constant**2))
+    return Metrics(
+        rms={
+            name: float(np.sqrt(np.sum(error[:, column] ** 2) / count[column]))
+            for column, name in enumerate(dataset.observables)
+            if count[column]
+        },
+        relative_l2=float(np.linalg.norm(error) / np.linalg.norm(np.where(seen, values, 0.0))),
+        standardised=float(np.sqrt(np.sum(scaled**2 / (noise.sd**2 + own**2)) / seen.sum())),
+        unexplained=float(np.sum(standard**2) / spread) if spread > 0 else float("inf"),
+        chi_square=float(np.sum(standard**2)),
+        n_values=int(seen.sum()),
+    )
+
+
+def constant_metrics(train: Dataset, rows: Dataset, noise: Noise) -> Metrics | None:
+    """Return how well the mean of the training rows meets rows: what every law has to beat."""
+    values = np.concatenate([trajectory.values for trajectory in train.trajectories])
+    mean = np.nanmean(values, axis=0)
+    return measure(rows, [np.tile(mean, (len(item.times), 1)) for item in rows.trajectories], None, noise)
+
+
+def whiteness(dataset: Dataset, prediction: Sequence[np.ndarray], noise: Noise) -> dict[str, float]:
+    """Return the p-value of the Ljung-Box test of each observable's residuals, over all trajectories.
+
+    Ljung & Box 1978, doi:10.1093/biomet/65.2.297, with up to five lags. Observables with too few rows are left out.
+    """
+    from scipy import stats
+
+    p_values = {}
+    for column, name in enumerate(dataset.observables):
+        series = []
+        for trajectory, found in zip(dataset.trajectories, prediction, strict=True):
+            residual = noise.transform(found)[:, column] - noise.transform(trajectory.values)[:, column]
+            series.append(residual[np.isfinite(residual)])
+        count = sum(len(item) for item in series)
+        lags = min(5, count // 4)
+        variance = sum(float(np.sum(item**2)) for item in series)
+        if count < FEWEST_ROWS or variance == 0.0:
+            continue
+        statistic = 0.0
+        for lag in range(1, lags + 1):
+            products = sum(float(np.sum(item[lag:] * item[:-lag])) for item in series)
+            statistic += (products / variance) ** 2 / (count - lag)
+        p_values[name] = float(stats.chi2.sf(count * (count + 2) * statistic, lags))
+    return p_values
