@@ -16,6 +16,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType, TaskRun
+from prefect.context import FlowRunContext
 from prefect.states import Crashed
 
 _RUNNING = FlowRunFilter(
@@ -26,6 +27,20 @@ _RUNNING = FlowRunFilter(
 def process_tag() -> str:
     """Return the tag that tells which process runs a flow: host, process id, start of the process."""
     return f"{_host_prefix()}{os.getpid()}:{_started(os.getpid())}"
+
+
+def claim_run() -> None:
+    """Tag the flow run that this is called from with its process.
+
+    Not by Prefect's context of tags, which tasks would inherit: every start of a tagged task asks
+    the server for a place in the queue of its tags.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return  # the flow's function is called alone, as in a test
+    run = context.flow_run
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(run.id, tags=[*run.tags, process_tag()])
 
 
 def close_stale_runs() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from prefect.client.schemas.objects import State
 
+from flows.bookkeeping import claim_run
 from flows.session import session
 from sciml_discover.base import nobody_watches
 from sciml_discover.experiment import load_experiment
@@ -40,6 +41,7 @@ def discover(
         device: ``auto``, ``cpu`` or ``cuda``.
         run_id: name of the run; made here unless given.
     """
+    claim_run()
     caller = session.get()
     with Run(
         load_experiment(experiment, overrides or ()),

@@ -123,10 +123,9 @@ def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Sess
         prepare()
         clock.imports = time.perf_counter() - clock.begun
         importlib.import_module(flow)
-        import prefect
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
-        from flows.bookkeeping import close_stale_runs, process_tag
+        from flows.bookkeeping import close_stale_runs
 
         if server is not None:
             server.wait()
@@ -135,7 +134,7 @@ def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Sess
         # Nobody listens for heartbeats here, and waiting for their thread takes a second.
         quick = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if server is not None else {}
         try:
-            with temporary_settings(updates=quick), prefect.tags(process_tag()):
+            with temporary_settings(updates=quick):
                 yield clock
         finally:
             session.reset(token)

@@ -57,7 +57,10 @@ def serve(descriptor: int) -> None:
             await super().startup(sockets)
             lock.close()
 
-    config: dict[str, Any] = {"factory": True, "log_level": "error", "lifespan": "on"}
+    # A client that computes for minutes must find its connection as it left it: when the server
+    # closes one while a request is on its way, the client's retries can take a minute.
+    patience = {"timeout_keep_alive": 24 * 3600}
+    config: dict[str, Any] = {"factory": True, "log_level": "error", "lifespan": "on", **patience}
     server = Server(uvicorn.Config("prefect.server.api.server:create_app", **config))
     server.run(sockets=[socket.socket(fileno=descriptor)])
 

@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import State
 from prefect.futures import as_completed
 from prefect.task_runners import ProcessPoolTaskRunner
 
+from flows.bookkeeping import claim_run
 from flows.combinations import Combination, plan
 from flows.server_process import watch_parent
 from flows.session import session
@@ -51,6 +52,7 @@ def sweep(
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: how many runs at the same time, each in a process of its own.
     """
+    claim_run()
     caller = session.get()
     watch = caller.watch if caller else nobody_watches
     planned = plan(experiment, over, overrides or (), device)

@@ -6,11 +6,11 @@ The library prints nothing and holds no global state. Whoever wants to watch lon
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
 import pydantic
@@ -60,22 +60,30 @@ def nobody_watches(_: Progress) -> None:
 
 
 def lazy_import(name: str) -> Any:
-    """Return module ``name``, executed at its first attribute access.
+    """Return module ``name``, imported at its first attribute access.
 
     torch takes seconds to import and sympy most of one; reading an experiment file, or running a
-    pipeline whose every stage is in the cache, needs neither.
+    pipeline whose every stage is in the cache, needs neither. What is returned does not stand in
+    ``sys.modules``: pydantic reads the descriptions of fields with ``inspect``, which touches every
+    module that stands there and so would import it after all.
 
     Raises:
         ModuleNotFoundError: at once, if no such module is installed.
     """
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.find_spec(name)
-    if spec is None or spec.loader is None:
+    if importlib.util.find_spec(name) is None:
         raise ModuleNotFoundError(f"no module named {name!r}", name=name)
-    loader = importlib.util.LazyLoader(spec.loader)
-    spec.loader = loader
-    module: ModuleType = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    loader.exec_module(module)
-    return module
+    return _LazyModule(name)
+
+
+class _LazyModule:
+    """Stands for a module until one of its attributes is wanted."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        value = getattr(importlib.import_module(self._name), attribute)
+        setattr(self, attribute, value)  # found without this detour the next time
+        return value

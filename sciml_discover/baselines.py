@@ -13,8 +13,8 @@ from sciml_discover.library import Library, LibraryOptions, build_library
 from sciml_discover.objectives.problem import make_rows
 from sciml_discover.search import Candidates, Fits, Refitter
 from sciml_discover.simplify import linear_combination
-from sciml_discover.solve import choose_steps
 from sciml_discover.system import System, Variable
+from sciml_discover.ude import ParameterMap
 
 if TYPE_CHECKING:
     import torch
@@ -27,25 +27,20 @@ else:
 SINDY_DEGREE, SINDY_THRESHOLD = 2, 0.1
 """Settings of the baseline: those of pysindy's own introduction."""
 
+STEPS = 8
+"""Runge-Kutta steps per interval of the refit; the comparison itself uses an independent solver."""
+
 
 def known_only(system: System, data: PreparedData, trained: TrainingResult) -> AbstractModel | str:
     """Return the known physics with nothing in its holes, its free numbers refitted; or why there is none."""
     rows = make_rows(system, data.train, data.noise)
     empty = [Library(hole.inputs, build_library(hole.inputs, LibraryOptions(polynomial_degree=0)).terms) for hole in system.missing]
     zeros = [np.zeros((1, 1)) for _ in system.missing]
-    start = Fits(
-        Candidates(zeros, zeros, ("known_only",)),
-        rows.smooth_states[None],
-        torch.zeros(1, len(system.free_parameters), dtype=torch.float64),
-        np.array([np.inf]),
-        np.array([False]),
-    )
-    refitter = Refitter(system, empty, rows, steps=8)
-    objective, unknowns = refitter.problem(start)
-    initial = objective.ude.parameters.initial(1)
-    start = Fits(start.candidates, start.states, initial, start.chi_square, start.converged)
+    refitter = Refitter(system, empty, rows, STEPS)
+    coordinates = ParameterMap(system).initial(1)
+    start = Fits.begin(Candidates(zeros, zeros, ("known_only",)), rows.smooth_states, coordinates)
     fitted = refitter.refit(start, nobody_watches)
-    values = objective.ude.parameters.physical(fitted.coordinates)[0].numpy()
+    values = ParameterMap(system).physical(fitted.coordinates)[0].numpy()
     states = fitted.states[0, :, 0].numpy()
     if not np.isfinite(fitted.chi_square[0]) or not np.isfinite(states).all():
         values, states = np.array([item.value for item in system.parameters]), trained.initial_states
@@ -53,7 +48,7 @@ def known_only(system: System, data: PreparedData, trained: TrainingResult) -> A
     else:
         note = "holes empty, free parameters and initial states refitted"
     filled = system.fill({hole.name: linear_combination((), (), hole.inputs) for hole in system.missing})
-    model = LawModel(filled, values, [], np.zeros((0, 0)), states)
+    model = LawModel(filled, values, states)
     model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
     model.note = note
     return model
@@ -99,7 +94,7 @@ def sindy_on_data(system: System, data: PreparedData) -> AbstractModel | str:
         for row, name in enumerate(names)
     }
     found = System(tuple(Variable(name) for name in names), (), (), equations)
-    model = LawModel(found, np.zeros(0), [], np.zeros((0, 0)), np.array(initial))
+    model = LawModel(found, np.zeros(0), np.array(initial))
     model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
     model.note = "; ".join(
         f"{name}: {int(np.count_nonzero(coefficients[row]))} terms" for row, name in enumerate(names)

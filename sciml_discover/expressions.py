@@ -14,7 +14,7 @@ import operator
 import re
 from collections.abc import Collection, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sciml_discover.base import lazy_import
 from sciml_discover.errors import InputError, did_you_mean
@@ -161,9 +161,14 @@ def parse_expression(text: str, names: Collection[str], *, where: str) -> sympy.
     expression = sympy.sympify(_build(tree))
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         _refuse(text, 0, "a value that is infinite or undefined", where, "a finite expression")
-    if expression.has(sympy.I):
+    if any(_is_complex(part) for part in sympy.preorder_traversal(expression) if part.is_number):
         _refuse(text, 0, "a value that is not real", where, "a real expression")
     return expression
+
+
+def _is_complex(number: Any) -> bool:
+    """Return whether a number is not real; only simplification brings such ones about, as in (x/x - 2)**0.5."""
+    return number.is_real is not True and bool(abs(sympy.im(number.evalf())) > 0)
 
 
 def _refuse(text: str, column: int, found: str, where: str, expected: str, do: str = "") -> NoReturn:

@@ -67,9 +67,14 @@ class LawModel(AbstractModel):
     """
 
     def __init__(
-        self, system: System, values: np.ndarray, free: list[int], covariance: np.ndarray, initial: np.ndarray
+        self,
+        system: System,
+        values: np.ndarray,
+        initial: np.ndarray,
+        free: list[int] | None = None,
+        covariance: np.ndarray | None = None,
     ) -> None:
-        self._system, self._values, self._free, self._covariance = system, values, free, covariance
+        self._system, self._values, self._free, self._covariance = system, values, free or [], covariance
         self.names = system.state_names
         self.initial = initial
         self.note = ""
@@ -91,7 +96,7 @@ class LawModel(AbstractModel):
         values += [parameter.value for parameter in coefficients]
         free = [i for i, parameter in enumerate(system.parameters) if not parameter.fixed]
         free += range(len(system.parameters), len(values))
-        model = cls(filled, np.array(values), free, law.covariance, law.initial_states)
+        model = cls(filled, np.array(values), law.initial_states, free, law.covariance)
         model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
         return model
 
@@ -110,9 +115,11 @@ class LawModel(AbstractModel):
     def spread(self, trajectory: int, times: np.ndarray, transform: Transform) -> np.ndarray | None:
         """Return the standard deviation of the transformed trajectory, from the law's joint covariance.
 
-        Numbers that the data do not determine are left out: their variance is infinite, and so, honestly, is that
-        of whatever depends on them; then this returns infinity.
+        None where there is no covariance, where the data leave a number undetermined, or where a neighbouring
+        solution does not exist.
         """
+        if self._covariance is None:
+            return None
         dimension, n_free = len(self.names), len(self._free)
         own = [n_free + trajectory * dimension + k for k in range(dimension)]
         index = [*range(n_free), *own]

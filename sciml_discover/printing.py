@@ -5,6 +5,7 @@ This module imports sympy at once; whoever must stay light imports it inside a f
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import sympy
@@ -24,6 +25,9 @@ _MATHML = {
     "<mi>&ExponentialE;</mi>": "<mi>e</mi>",
     "<mi>&pi;</mi>": "<mi>&#960;</mi>",
 }
+
+# Brackets around nothing high: those that can stretch take more room than they need.
+_LOW_BRACKETS = re.compile(r"<mo>\(</mo>((?:(?!<mo>\(|<mfrac>).)*?)<mo>\)</mo>")
 
 
 def print_latex(expression: sympy.Basic) -> str:
@@ -51,7 +55,7 @@ def print_mathml(expression: sympy.Basic) -> str:
     text = _MathML().doprint(expression)
     for sympys, ours in _MATHML.items():
         text = text.replace(sympys, ours)
-    return text
+    return _LOW_BRACKETS.sub(r'<mo stretchy="false">(</mo>\1<mo stretchy="false">)</mo>', text)
 
 
 def print_code(expression: sympy.Basic, language: str) -> str:
@@ -68,8 +72,10 @@ def print_code(expression: sympy.Basic, language: str) -> str:
 
 
 def ordered_terms(expression: Any) -> list[Any]:
-    """Return the terms of a sum as a person writes them: gains before losses, low degree first."""
-    return sorted(sympy.Add.make_args(expression), key=_rank)
+    """Return the terms of a sum as a person writes them: low degree first, but no minus sign in front."""
+    terms = sorted(sympy.Add.make_args(expression), key=_rank)
+    positive = [term for term in terms if not term.could_extract_minus_sign()]
+    return sorted(terms, key=lambda term: term is not positive[0]) if positive else terms
 
 
 def latex_name(name: str) -> str:
@@ -90,10 +96,11 @@ def latex_name(name: str) -> str:
     return f"{text}_{{{index}}}" if index else text
 
 
-def _rank(term: Any) -> tuple[bool, int, str]:
-    powers = term.as_powers_dict().values()
-    degree = sum(int(power) if getattr(power, "is_Integer", False) else 1 for power in powers)
-    return bool(term.could_extract_minus_sign()), degree, str(term)
+def _rank(term: Any) -> tuple[int, str]:
+    variables = term.as_coeff_Mul()[1]
+    powers = variables.as_powers_dict().items() if variables.free_symbols else ()
+    degree = sum(int(power) if power.is_Integer else 1 for base, power in powers if base.free_symbols)
+    return degree, str(variables)
 
 
 class _Ordered:

@@ -10,6 +10,7 @@ import numpy as np
 from sciml_discover.base import Watch, lazy_import, nobody_watches
 from sciml_discover.errors import SolveError
 from sciml_discover.solve import solve_times
+from sciml_discover.threads import single_threaded
 from sciml_discover.training import TrainingResult, trained_ude
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def dense_times(times: np.ndarray) -> np.ndarray:
     return np.append(inner, times[-1])
 
 
+@single_threaded
 def sample_residual(
     system: System,
     data: PreparedData,

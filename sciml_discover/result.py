@@ -22,10 +22,11 @@ from sciml_discover.errors import InputError
 if TYPE_CHECKING:
     from sciml_discover.laws import Law, LawParameter, LawTerm
     from sciml_discover.readers import PreparedData
+    from sciml_discover.scores import Metrics
     from sciml_discover.selection import RankedLaws
     from sciml_discover.training import TrainingResult
     from sciml_discover.trajectories import Trajectory
-    from sciml_discover.validation import Metrics, ModelScore, TruthComparison, ValidationReport
+    from sciml_discover.validation import ModelScore, TruthComparison, ValidationReport
 
 SCHEMA_FILE = Path(__file__).with_name("result.schema.json")
 
@@ -130,7 +131,7 @@ class MetricSet(Record):
     standardised: float | None
     """Root mean square of error / predictive standard deviation, all observables."""
     unexplained: float | None
-    """Squared error over that of the best constant, the worst observable."""
+    """Squared error over that of the best constant of each observable, both in units of the noise."""
     chi_square: float | None
     """Sum of squared errors over squared noise standard deviation."""
     n_values: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -105,15 +105,33 @@ class Fits:
         candidates: with their fitted coefficients.
         states: states at the rows, shape ``(B, J, L, d)``.
         coordinates: of the free parameters, shape ``(B, n_free)``.
-        chi_square: squared residuals in units of the noise; infinite where the fit failed, shape ``(B,)``.
+        misfit: squared residuals in units of the law-free noise; infinite where the fit failed, shape
+            ``(B, observables)``.
         converged: whether the fit settled, shape ``(B,)``.
     """
 
     candidates: Candidates
     states: torch.Tensor
     coordinates: torch.Tensor
-    chi_square: np.ndarray
+    misfit: np.ndarray
     converged: np.ndarray
+
+    @property
+    def chi_square(self) -> np.ndarray:
+        """Squared residuals of all observables together, shape ``(B,)``."""
+        return self.misfit.sum(axis=1)
+
+    @classmethod
+    def begin(cls, candidates: Candidates, states: torch.Tensor, coordinates: torch.Tensor) -> Fits:
+        """Return fits that have not begun, all from the same states ``(J, L, d)`` and coordinates ``(1, n_free)``."""
+        batch = len(candidates)
+        return cls(
+            candidates,
+            states.expand(batch, *states.shape),
+            coordinates.expand(batch, -1),
+            np.full((batch, 1), np.inf),
+            np.zeros(batch, dtype=bool),
+        )
 
     def take(self, index: np.ndarray) -> Fits:
         """Return the chosen fits."""
@@ -122,7 +140,7 @@ class Fits:
             self.candidates.take(index),
             self.states[rows],
             self.coordinates[rows],
-            self.chi_square[index],
+            self.misfit[index],
             self.converged[index],
         )
 
@@ -138,7 +156,7 @@ class Fits:
             ),
             torch.cat([group.states for group in groups]),
             torch.cat([group.coordinates for group in groups]),
-            np.concatenate([group.chi_square for group in groups]),
+            np.concatenate([group.misfit for group in groups]),
             np.concatenate([group.converged for group in groups]),
         )
 
@@ -149,17 +167,28 @@ class Refitter:
     Args:
         system: the known physics with its holes.
         libraries: one per hole.
-        rows: the training rows.
+        rows: the training rows, weighted by the law-free noise.
         steps: Runge-Kutta steps per interval.
+        noise_factor: per observable, the noise sd to weigh by, relative to the law-free one.
     """
 
-    def __init__(self, system: System, libraries: list[Library], rows: Rows, steps: int) -> None:
-        self._system, self._libraries, self._rows, self._steps = system, libraries, rows, steps
+    def __init__(
+        self,
+        system: System,
+        libraries: list[Library],
+        rows: Rows,
+        steps: int,
+        noise_factor: np.ndarray | None = None,
+    ) -> None:
+        self._system, self._libraries, self._steps = system, libraries, steps
+        factor = np.ones(len(rows.columns)) if noise_factor is None else noise_factor
+        self._factor = torch.as_tensor(factor, device=rows.times.device)
+        self._rows = replace(rows, weights=rows.weights / self._factor)
         names = [*system.state_names, "t"]
         self._inputs = [tuple(names.index(name) for name in hole.inputs) for hole in system.missing]
 
     def bound(self, start: Fits, watch: Watch) -> Fits:
-        """Return a first fit, whose chi-square is a lower bound of the true one.
+        """Return a first fit, whose misfit is a lower bound of the true one.
 
         Continuity as a weak penalty can only fit better than the continuous trajectory does.
         """
@@ -168,8 +197,7 @@ class Refitter:
         optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
         report = _reporter(watch, "first look", FIRST_ITERATIONS)
         unknowns, settled = optimizer.minimise_round(first, unknowns, report)
-        cost = first.linearize(unknowns).cost
-        return self._fits(start, objective, unknowns, 2.0 * cost, settled)
+        return self._fits(start, objective, unknowns, torch.isfinite(unknowns).all(1), settled)
 
     def refit(self, start: Fits, watch: Watch) -> Fits:
         """Return the candidates fitted as continuous trajectories."""
@@ -183,8 +211,7 @@ class Refitter:
         if not isinstance(linearized, ConstrainedShooting):
             raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
         met = linearized.worst_defect <= LARGEST_DEFECT
-        chi_square = torch.where(met, linearized.chi_square, torch.inf)
-        return self._fits(start, objective, unknowns, chi_square, settled & met)
+        return self._fits(start, objective, unknowns, met, settled & met)
 
     def problem(self, fits: Fits) -> tuple[ShootingObjective, torch.Tensor]:
         """Return the shooting problem of a batch of fits, and its unknowns where they stand."""
@@ -195,12 +222,12 @@ class Refitter:
         objective = MultipleShooting(segment_length=1).build(ude, self._rows, self._steps)
         return objective, objective.start(FitState(fits.states, theta))
 
-    @staticmethod
     def _fits(
+        self,
         start: Fits,
         objective: ShootingObjective,
         unknowns: torch.Tensor,
-        chi_square: torch.Tensor,
+        valid: torch.Tensor,
         converged: torch.Tensor,
     ) -> Fits:
         state = objective.finish_nodes(unknowns)
@@ -209,11 +236,13 @@ class Refitter:
             raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
         coordinates, weights = ude.split(state.theta)
         fitted = ude.filling.unpack(weights)
+        squares = (self._rows.residual(state.states) * self._factor).square().sum((1, 2))
+        misfit = torch.where(valid[:, None] & torch.isfinite(squares), squares, torch.inf)
         return Fits(
             Candidates(start.candidates.supports, fitted, start.candidates.sources),
             state.states,
             coordinates,
-            torch.nan_to_num(chi_square, nan=torch.inf).cpu().numpy(),
+            misfit.cpu().numpy(),
             converged.cpu().numpy(),
         )
 

@@ -9,6 +9,7 @@ import numpy as np
 import pydantic
 
 from sciml_discover.base import Options, Watch, lazy_import, nobody_watches
+from sciml_discover.criterion import Criterion
 from sciml_discover.errors import SolveError
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
 from sciml_discover.library import Library, LibraryOptions, build_library
@@ -17,6 +18,7 @@ from sciml_discover.regressors import Supports
 from sciml_discover.search import Fits, Refitter, combine
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
+from sciml_discover.threads import single_threaded
 from sciml_discover.training import TrainingResult, trained_ude
 
 if TYPE_CHECKING:
@@ -40,6 +42,9 @@ __all__ = [
 
 FIRST_GROUP = 40
 """Candidates that are refitted at a time, best lower bound first."""
+
+REWEIGHED_DELTA = 20.0
+"""Laws this much further behind than a rival are still fitted again when the weights change."""
 
 COLLINEAR = 0.98
 """Correlation of two fitted numbers above which they are named as hardly separable."""
@@ -81,6 +86,7 @@ class RankedLaws:
     front_chi_square: np.ndarray
 
 
+@single_threaded
 def select(
     system: System,
     data: PreparedData,
@@ -113,24 +119,20 @@ def select(
     redundant, merged = redundant_terms(system, [item.texts for item in libraries])
     candidates = combine(supports, redundant, options.most_terms, options.candidates)
     states, coordinates, steps = _start(system, rows, trained)
-    batch = len(candidates)
-    start = Fits(
-        candidates,
-        states.expand(batch, *states.shape),
-        coordinates.expand(batch, -1),
-        np.full(batch, np.inf),
-        np.zeros(batch, dtype=bool),
-    )
-    criterion = Criterion.of(system, rows, data, sum(len(item) for item in libraries) - sum(map(sum, redundant)))
+    start = Fits.begin(candidates, states, coordinates)
+    n_terms = sum(len(item) for item in libraries) - sum(int(mask.sum()) for mask in redundant)
+    counts = (rows.weights > 0).sum((0, 1)).cpu().numpy()
+    n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
+    criterion = Criterion(counts, n_common, n_terms, data.noise)
 
     while True:
         refitter = Refitter(system, libraries, rows, steps)
         fits = _refit_promising(refitter, start, criterion, options, watch)
-        values = criterion(fits.chi_square, fits.candidates.complexity)
+        values = criterion(fits.misfit, fits.candidates.complexity)
         best = fits.take(np.array([np.argmin(values)]))
         if not np.isfinite(best.chi_square[0]):
             raise SolveError(
-                f"none of {batch} candidate laws could be fitted as a continuous trajectory; "
+                f"none of {len(candidates)} candidate laws could be fitted as a continuous trajectory; "
                 "widen [regress.library], or look at the trained equation in the report"
             )
         objective, unknowns = refitter.problem(best)
@@ -139,46 +141,19 @@ def select(
             break
         # The best law moves faster than the trained equation did: its steps were too long.
         steps = finer
-    return _rank(system, data, rows, libraries, refitter, fits, criterion, options, merged, batch)
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """Extended Bayesian information criterion (Chen & Chen 2008, doi:10.1093/biomet/asn034).
-
-    ``-2 log L + k log n + 2 log C(p, m)``: ``n`` observed values, ``k`` free numbers, ``m`` of ``p`` terms over all
-    holes. With an estimated noise sd the likelihood is profiled over one common factor of it: ``n log(chi2 / n)``.
-
-    Attributes:
-        n_observed: observed values.
-        n_common: free numbers that every law has: physical parameters and initial states.
-        n_terms: library terms over all holes.
-        estimated: whether the noise sd is estimated.
-    """
-
-    n_observed: int
-    n_common: int
-    n_terms: int
-    estimated: bool
-
-    @classmethod
-    def of(cls, system: System, rows: Rows, data: PreparedData, n_terms: int) -> Criterion:
-        """Return the criterion of a system and its training rows."""
-        n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
-        return cls(rows.n_observed, n_common, int(n_terms), data.noise.estimated)
-
-    def __call__(self, chi_square: np.ndarray, complexity: np.ndarray) -> np.ndarray:
-        """Return the criterion of laws; infinite where chi-square is."""
-        from scipy.special import gammaln
-
-        n, p, m = self.n_observed, self.n_terms, np.asarray(complexity, dtype=float)
-        # The solver's own error is a thousandth of the noise sd: no smaller misfit means anything.
-        floored = np.maximum(chi_square, 1e-6 * n)
-        misfit = n * np.log(floored / n) if self.estimated else floored
-        # Beyond half of all terms the number of choices falls again, but nothing becomes more plausible.
-        m_counted = np.minimum(m, p / 2.0)
-        choices = gammaln(p + 1) - gammaln(m_counted + 1) - gammaln(p - m_counted + 1)
-        return misfit + (self.n_common + m) * np.log(n) + 2.0 * choices
+    notes = list(merged)
+    factor = criterion.noise_with_law(best.misfit[0])
+    if data.noise.estimated and not data.noise.pooled and len(factor) > 1:
+        # The ratio of the observables' weights matters: fit once more with what the best law says of it.
+        near = np.flatnonzero(values - values.min() < options.rival_delta + REWEIGHED_DELTA)
+        front = [int(np.argmin(np.where(fits.candidates.complexity == size, values, np.inf))) for size in np.unique(fits.candidates.complexity)]
+        refitter = Refitter(system, libraries, rows, steps, factor)
+        fits = refitter.refit(fits.take(np.unique([*near, *front])), watch)
+        sds = ", ".join(
+            f"{name} {sd:.3g}" for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
+        )
+        notes.append(f"noise re-estimated once with the best law, for the weights of the fit: {sds}")
+    return _rank(system, data, libraries, refitter, fits, criterion, options, notes, len(candidates))
 
 
 def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -199,7 +174,7 @@ def _refit_promising(
     """Return all refits, made until no lower bound is left within the rivals' delta of the best."""
     first = refitter.bound(start, watch)
     complexity = start.candidates.complexity
-    lowest = criterion(first.chi_square, complexity)
+    lowest = criterion(first.misfit, complexity)
     waiting = np.argsort(lowest, kind="stable")
     # The Pareto front wants the best of every size, promising or not.
     front = [int(i) for size in np.unique(complexity) for i in waiting[complexity[waiting] == size][:2]]
@@ -211,7 +186,7 @@ def _refit_promising(
         found = refitter.refit(first.take(np.array(group)), watch)
         done.append(found)
         seen.update(group)
-        best = min(best, float(criterion(found.chi_square, found.candidates.complexity).min()))
+        best = min(best, float(criterion(found.misfit, found.candidates.complexity).min()))
         hopeful = [i for i in waiting.tolist() if i not in seen and lowest[i] < best + options.rival_delta]
         group = hopeful[:FIRST_GROUP]
     return Fits.join(done)
@@ -220,17 +195,16 @@ def _refit_promising(
 def _rank(
     system: System,
     data: PreparedData,
-    rows: Rows,
     libraries: list[Library],
     refitter: Refitter,
     fits: Fits,
     criterion: Criterion,
     options: SelectOptions,
-    merged: list[str],
+    notes: list[str],
     tried: int,
 ) -> RankedLaws:
     complexity = fits.candidates.complexity
-    values = criterion(fits.chi_square, complexity)
+    values = criterion(fits.misfit, complexity)
     solved = np.isfinite(fits.chi_square)
     order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
     # A law that fits no better than a shorter one is no rival, whatever its criterion.
@@ -260,7 +234,7 @@ def _rank(
         n_rivals=len(near),
         tried=tried,
         failed=int((~solved).sum()),
-        identifiability=(*merged, *_correlations(system, laws[0])),
+        identifiability=(*notes, *_correlations(system, laws[0])),
         front_complexity=complexity[solved],
         front_chi_square=fits.chi_square[solved],
     )

@@ -14,6 +14,7 @@ from sciml_discover.objectives import DerivativeMatching, MultipleShooting, Obje
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
 from sciml_discover.solve import choose_steps, solve_rows
+from sciml_discover.threads import single_threaded
 from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def hole_influence(system: System) -> np.ndarray:
     return np.array([[hole.name in text for hole in system.missing] for text in texts])
 
 
+@single_threaded
 def train(
     system: System,
     data: PreparedData,

@@ -23,6 +23,7 @@ from sciml_discover.forecasts import (
 from sciml_discover.noise import Noise
 from sciml_discover.scores import Metrics, constant_metrics, measure, whiteness
 from sciml_discover.simplify import canonical_terms, equations_with_numbers, same_structure
+from sciml_discover.threads import single_threaded
 from sciml_discover.trajectories import Dataset, Trajectory
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ class ValidationReport:
     truth: TruthComparison | None
 
 
+@single_threaded
 def validate(
     system: System,
     data: PreparedData,

@@ -16,13 +16,13 @@ from sciml_discover.noise import Noise
 from sciml_discover.readers import PreparedData
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
 from sciml_discover.result import DiscoveryResult, assemble_result
+from sciml_discover.scores import Metrics
 from sciml_discover.selection import RankedLaws
 from sciml_discover.system import System
 from sciml_discover.training import History, TrainedNetwork, TrainingResult
 from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.validation import (
     Curve,
-    Metrics,
     ModelScore,
     Reason,
     TruthComparison,

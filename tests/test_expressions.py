@@ -133,6 +133,12 @@ def test_refuses_and_points_at_the_place(text: str, found: str, column: int | No
         assert len(message) < 400
 
 
+@pytest.mark.parametrize("text", ["(x/x - 2)**0.5", "y*log(1 - x/x - 3)", "1/(x - x)", "log(y - y)"])
+def test_refuses_what_turns_out_to_have_no_real_value(text: str) -> None:
+    with pytest.raises(InputError, match="a value that is"):
+        parse_expression(text, NAMES, where="test")
+
+
 def test_hints_at_the_right_spelling() -> None:
     with pytest.raises(InputError, match=r"Write \*\* for a power"):
         check_expression("x^2", NAMES, where="test")

@@ -19,6 +19,7 @@ from sciml_discover.errors import InputError
 from sciml_discover.expressions import parse_expression
 from sciml_discover.printing import latex_name, ordered_terms, print_mathml
 from sciml_discover.report import render_report, save_picture
+from sciml_discover.report.equations import found_term, shifted_rates
 from sciml_discover.report.figures import COLOURS, DARK_COLOURS
 from sciml_discover.report.numbers import interval, number, with_error
 from sciml_discover.trajectories import Dataset, Trajectory
@@ -275,21 +276,44 @@ def test_intervals(ends: tuple[float, float] | None, text: str) -> None:
     assert interval(ends) == text
 
 
-def test_terms_stand_in_the_order_of_a_person() -> None:
-    names = ["x", "y"]
-    expression = parse_expression("-2*x*y - y + 3*x**2*y + 0.5 + x", names, where="test")
-    assert [str(term) for term in ordered_terms(expression)] == [
-        "0.500000000000000",
-        "x",
-        "3*x**2*y",
-        "-y",
-        "-2*x*y",
-    ]
+@pytest.mark.parametrize(
+    ("text", "order"),
+    [
+        ("-2*x*y - y + 3*x**2*y + x", ["x", "-y", "-2*x*y", "3*x**2*y"]),
+        ("-1.8*y + 0.8*x*y", ["0.8*x*y", "-1.8*y"]),
+        ("-x*y - y", ["-y", "-x*y"]),
+        ("x**3/2 + 29 - x*sin(y)", ["29", "-x*sin(y)", "x**3/2"]),
+    ],
+)
+def test_terms_stand_in_the_order_of_a_person(text: str, order: list[str]) -> None:
+    terms = ordered_terms(parse_expression(text, ["x", "y"], where="test"))
+    assert terms == [parse_expression(term, ["x", "y"], where="test") for term in order]
+
+
+def test_a_refitted_rate_is_no_difference_between_learnt_and_found(run_artifacts: SmallRun) -> None:
+    """Trained beside another rate, the network learns the same dynamics as another term."""
+    system, (predation, growth) = run_artifacts.system, run_artifacts.samples.holes
+    law = run_artifacts.laws.laws[0]
+    trained = {"alpha": 0.3, "delta": 1.8}
+    alpha, beta = law.parameters["alpha"].estimate.value, law.missing["predation"][0].coefficient.value
+    hare, lynx = predation.points.T
+    # alpha*hare - beta*hare*lynx = 0.3*hare - u
+    np.testing.assert_allclose(
+        found_term(predation, law, trained, system), (0.3 - alpha) * hare + beta * hare * lynx
+    )
+    gamma = law.missing["growth"][0].coefficient.value
+    np.testing.assert_allclose(found_term(growth, law, trained, system), gamma * hare * lynx)
+    assert shifted_rates(law, trained) == ["alpha"]
+    # A hole that does not see the state of the rate keeps its term.
+    blind = dataclasses.replace(predation, inputs=("lynx",), points=predation.points[:, 1:])
+    own = dataclasses.replace(law, expressions_full={**law.expressions_full, "predation": "2.0*lynx"})
+    np.testing.assert_allclose(found_term(blind, own, trained, system), 2.0 * lynx)
 
 
 def test_mathml_is_well_formed_for_every_function() -> None:
     text = (
-        "sin(x)*cos(x)/tan(x) + exp(-x)*log(x) + sqrt(x) + tanh(x)**2 + abs(x) + x**0.5/3 + atan(x)*sinh(x)*cosh(x) - 1.5e-9*k_max + pi"
+        "sin(x)*cos(x)/tan(x) + exp(-x)*log(x) + sqrt(x) + tanh(x)**2 + abs(x) + x**0.5/3 - 1.5e-9*k_max + pi"
+        " + atan(x)*sinh(x)*cosh(x)"
     )
     body = print_mathml(parse_expression(text, ["x", "k_max"], where="test"))
     assert ElementTree.fromstring(f"<math>{body}</math>").tag == "math"

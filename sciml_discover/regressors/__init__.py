@@ -13,6 +13,7 @@ from sciml_discover.library import LibraryOptions, build_library
 from sciml_discover.regressors.abstract import Regression
 from sciml_discover.regressors.best_subset import BestSubset
 from sciml_discover.regressors.stlsq import Stlsq
+from sciml_discover.threads import single_threaded
 
 if TYPE_CHECKING:
     from sciml_discover.residual_samples import ResidualSamples
@@ -60,6 +61,7 @@ class Supports:
     holes: tuple[HoleSupports, ...]
 
 
+@single_threaded
 def regress(
     system: System,
     samples: ResidualSamples,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from sciml_discover.expressions import TIME, parse_expression, symbol
 if TYPE_CHECKING:
     import sympy
 
-    from sciml_discover.laws import Law, LawParameter
+    from sciml_discover.laws import Law
     from sciml_discover.residual_samples import HoleSamples
     from sciml_discover.system import System
 
@@ -42,24 +42,71 @@ def inline(text: str, system: System) -> str:
     return f"<math>{print_mathml(_parse(text, system))}</math>"
 
 
-def evaluate(text: str, samples: HoleSamples, law: Law, system: System) -> np.ndarray:
-    """Return what an expression says at the samples of a hole, shape ``(samples,)``.
+def shifted_rates(law: Law, trained: Mapping[str, float]) -> list[str]:
+    """Return the parameters of the known physics whose value changed from the training to the law."""
+    return [
+        name
+        for name, known in law.parameters.items()
+        if name in trained and not np.isclose(trained[name], known.estimate.value, rtol=1e-3)
+    ]
+
+
+def found_term(samples: HoleSamples, law: Law, trained: Mapping[str, float], system: System) -> np.ndarray:
+    """Return the found term at the samples of a hole as the network had to learn it, shape ``(samples,)``.
+
+    A free rate beside a free network is often not determined: the network absorbs it. The law brings
+    rates of its own. For a comparison that means something, the found term takes over whatever the
+    rates of the training leave open in the equation: it solves ``known(trained, u) = known(law, found)``
+    for ``u``. Where that needs states that the hole does not see, it is the found term as it is.
 
     Outside the domain of the expression the value is NaN.
+
+    Args:
+        samples: what the network of the hole says, and where.
+        law: the law that was found.
+        trained: parameters of the known physics as trained.
+        system: the known physics and its holes.
     """
     import sympy
 
-    expression = _parse(text, system).xreplace(_parameter_values(law.parameters))
-    function = sympy.lambdify([symbol(name) for name in samples.inputs], expression, "numpy")
+    refitted = {name: known.estimate.value for name, known in law.parameters.items()}
+    found = _parse(law.expressions_full[samples.hole], system).xreplace(_numbers(refitted))
+    inputs = [symbol(name) for name in samples.inputs]
+    shown = found
+    for shifted in _beside_trained_rates(samples.hole, law, refitted, {**refitted, **trained}, system):
+        if shifted.free_symbols <= set(inputs):
+            shown = shifted
+            break
+    function = sympy.lambdify(inputs, shown, "numpy")
     with np.errstate(all="ignore"):
         values = function(*samples.points.T)
     return np.broadcast_to(np.asarray(values, dtype=np.float64), samples.times.shape)
 
 
-def _parameter_values(parameters: Mapping[str, LawParameter]) -> dict[sympy.Basic, sympy.Basic]:
+def _beside_trained_rates(
+    hole: str, law: Law, refitted: Mapping[str, float], trained: Mapping[str, float], system: System
+) -> Iterable[sympy.Expr]:
+    """Yield what the hole has to be beside the trained rates, per equation in which it stands linearly."""
     import sympy
 
-    return {symbol(name): sympy.Float(known.estimate.value) for name, known in parameters.items()}
+    unknown = symbol(hole)
+    filled = {
+        symbol(name): _parse(text, system).xreplace(_numbers(refitted))
+        for name, text in law.expressions_full.items()
+    }
+    others = {name: text for name, text in filled.items() if name != unknown}
+    for equation in system.equations.values():
+        target: Any = equation.xreplace(_numbers(refitted)).xreplace(filled)
+        known: Any = equation.xreplace(_numbers(trained)).xreplace(others)
+        slope = known.diff(unknown)
+        if slope != 0 and not slope.has(unknown):
+            yield ((target - known.xreplace({unknown: sympy.Integer(0)})) / slope).expand()
+
+
+def _numbers(values: Mapping[str, float]) -> dict[sympy.Basic, sympy.Basic]:
+    import sympy
+
+    return {symbol(name): sympy.Float(value) for name, value in values.items()}
 
 
 def _parse(text: str, system: System) -> sympy.Expr:

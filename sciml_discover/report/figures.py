@@ -123,6 +123,7 @@ def draw_overview(
             axes = figure.add_subplot(grid[row, 0])
             _draw_models(axes, data, validation.curves, trajectory, row, ("law",))
             axes.set_title(_labelled(observable, _unit(system, observable)))
+            _round_ticks(axes.xaxis, 8)
             if row == len(data.train.observables) - 1:
                 axes.set_xlabel(_labelled("time", system.time_unit))
         for row, (hole, values) in enumerate(zip(samples.holes, found, strict=True)):
@@ -144,6 +145,7 @@ def draw_trajectories(data: PreparedData, validation: ValidationReport, system: 
             for column, name in enumerate(names):
                 axes = panels[row, column]
                 _draw_models(axes, data, validation.curves, name, row, tuple(LINES))
+                _round_ticks(axes.xaxis, 10 // len(names) + 2)
                 if column == 0:
                     axes.set_ylabel(_labelled(observable, _unit(system, observable)))
                 if row == 0 and len(names) > 1:
@@ -225,7 +227,7 @@ def draw_front(laws: RankedLaws) -> str:
 
 
 def draw_history(history: History) -> str:
-    """Return the loss over the iterations of the best start, one colour shade per stage."""
+    """Return the loss over the iterations of the best start, one line style per stage."""
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
@@ -233,13 +235,12 @@ def draw_history(history: History) -> str:
         of_row = np.array([stages.index(stage) for stage in history.stage])
         for index, stage in enumerate(stages):
             rows = of_row == index
-            strength = 1.0 - 0.6 * index / max(len(stages), 1)
             axes.plot(
                 history.iteration[rows],
                 history.loss[rows],
                 color=COLOURS["ude"],
-                alpha=strength,
-                linewidth=1.4,
+                linestyle=("-", (0, (5, 2)), (0, (1, 1.5)), (0, (4, 1.5, 1, 1.5)))[index % 4],
+                linewidth=1.6,
                 marker="o" if rows.sum() == 1 else None,
                 label=stage,
             )
@@ -311,6 +312,7 @@ def _draw_over_time(axes: Axes, hole: HoleSamples, values: np.ndarray, system: S
         )
         axes.plot(hole.times[rows], values[rows], color=COLOURS["law"], label="found term", linewidth=1.5)
     axes.set_title(hole.hole)
+    _round_ticks(axes.xaxis, 5)
     axes.set_xlabel(_labelled("time", system.time_unit))
 
 
@@ -322,6 +324,7 @@ def _draw_against_input(
     axes.plot(points, hole.values, ".", markersize=3.5, color=COLOURS["ude"], alpha=0.6, label="learnt term")
     axes.plot(points, values, ".", markersize=2.0, color=COLOURS["law"], label="found term")
     unit = system.time_unit if name == "t" else _unit(system, name)
+    _round_ticks(axes.xaxis, 5)
     axes.set_xlabel(_labelled("time" if name == "t" else name, unit))
 
 
@@ -342,14 +345,24 @@ def _labelled(name: str, unit: str | None) -> str:
     return f"{name} ({unit})" if unit else name
 
 
+def _round_ticks(axis: Any, most: int) -> None:
+    """Give an axis few ticks at round numbers: years are not cut into halves."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(nbins=most, steps=[1, 2, 5, 10]))
+
+
 def _log_scale(axes: Axes, values: np.ndarray) -> None:
     """Make the vertical axis logarithmic, with plain text at its ticks."""
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator
 
     axes.set_yscale("log")
-    label = FuncFormatter(lambda value, _: f"{value:g}" if 1e-3 < value < 1e5 else number(value, 1))
+    label = FuncFormatter(
+        lambda value, _: f"{value:g}" if 1e-3 < value < 1e5 else number(value, 1).removeprefix("1 × ")
+    )
     axes.yaxis.set_major_formatter(label)
     if values.size and values.max() < 10.0 * values.min():
+        axes.yaxis.set_minor_locator(LogLocator(subs=(2.0, 3.0, 5.0)))
         axes.yaxis.set_minor_formatter(label)  # less than a decade may hold no major tick
 
 

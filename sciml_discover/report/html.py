@@ -63,9 +63,7 @@ def render_report(
         versions: version per library.
     """
     choice = laws.laws[0]
-    found = [
-        equations.evaluate(choice.expressions_full[hole.hole], hole, choice, system) for hole in samples.holes
-    ]
+    found = [equations.found_term(hole, choice, trained.parameters, system) for hole in samples.holes]
     return _template().render(
         title=title,
         status=validation.status,
@@ -82,6 +80,7 @@ def render_report(
         laws=_laws(laws, validation, system),
         search=laws,
         learnt=_learnt(samples, found),
+        shifted=equations.shifted_rates(choice, trained.parameters),
         truth=_truth(validation),
         identifiability=laws.identifiability,
         training=trained,
@@ -163,8 +162,10 @@ def _parameters(law: Law) -> list[dict[str, str]]:
     return [
         {
             "name": name,
-            "value": with_error(known.estimate.value, known.estimate.stderr),
-            "interval": interval(known.estimate.interval95),
+            "value": f"{known.estimate.value:g}"
+            if known.fixed
+            else with_error(known.estimate.value, known.estimate.stderr),
+            "interval": MISSING if known.fixed else interval(known.estimate.interval95),
             "unit": known.unit or "",
             "note": "fixed" if known.fixed else "" if known.identifiable else "not determined by the data",
         }
@@ -210,7 +211,7 @@ def _laws(laws: RankedLaws, validation: ValidationReport, system: System) -> lis
             "chi_square": number(law.chi_square),
             "delta": number(law.delta),
             "holdout": number(error),
-            "source": law.source,
+            "source": law.source.replace("+", ", "),
             "status": law.status,
         }
         for rank, (law, error) in enumerate(zip(laws.laws, validation.rivals_holdout, strict=True))

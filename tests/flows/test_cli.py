@@ -54,16 +54,17 @@ def call(*arguments: object, **environment: str) -> tuple[int, str, str]:
 
 
 def servers() -> list[str]:
-    """Command lines of all local Prefect servers on the database of these tests."""
-    home = os.environ["PREFECT_HOME"]
+    """Command lines of all local Prefect servers on the database of these tests, but for their own."""
+    home, mine = f"PREFECT_HOME={os.environ['PREFECT_HOME']}", str(os.getpid())
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            command = (folder / "cmdline").read_text()
-            if "server_process.py" in command and f"PREFECT_HOME={home}" in (folder / "environ").read_text():
-                found.append(command)
+            command = (folder / "cmdline").read_text().rstrip("\0").split("\0")
+            ours = home in (folder / "environ").read_text().split("\0")
         except (OSError, UnicodeDecodeError):
-            continue
+            continue  # it has just ended, or is none of our business
+        if ours and "server_process.py" in " ".join(command) and command[-1] != mine:
+            found.append(" ".join(command))
     return found
 
 

@@ -146,6 +146,17 @@ def test_the_session_of_the_command_line_reaches_the_flow(call: dict[str, Any], 
     assert verbs.calls == NAMES
 
 
+def test_the_process_is_told_by_the_flow_run_and_not_by_its_tasks(
+    call: dict[str, Any], verbs: FakeVerbs
+) -> None:
+    state = discover(**call, return_state=True)
+    assert all(run.tags == [] for _, run in read_task_runs(state))
+    assert state.state_details.flow_run_id is not None
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(state.state_details.flow_run_id).tags == [process_tag()]
+    assert verbs.calls == NAMES
+
+
 def test_a_schedule_needs_nothing_but_the_experiment() -> None:
     assert discover.parameters.required == ["experiment"]
 
