@@ -6,7 +6,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 
 from flows.bookkeeping import claim_run
-from flows.session import session
+from flows.session import current_session
 from sciml_discover.base import nobody_watches
 from sciml_discover.experiment import load_experiment
 from sciml_discover.runs import Run
@@ -42,7 +42,7 @@ def discover(
         run_id: name of the run; made here unless given.
     """
     claim_run()
-    caller = session.get()
+    caller = current_session()
     with Run(
         load_experiment(experiment, overrides or ()),
         out=out,

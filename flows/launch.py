@@ -59,6 +59,8 @@ def launch(
         import_for(missing)
 
     with _prefect(out, "flows.discover", prepare) as clock, shown_on(console) as watch:
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
         from flows.discover import discover
 
         clock.watch = watch
@@ -70,7 +72,10 @@ def launch(
             "device": device,
             "run_id": run_id,
         }
-        state = discover.with_options(flow_run_name=run_id)(**parameters, return_state=True)
+        # Runs whose process is gone are found by that; waiting for the heartbeat's thread to end
+        # would take a second.
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+            state = discover.with_options(flow_run_name=run_id)(**parameters, return_state=True)
         _settle(state)
     return _result_of(state, out / run_id)
 
@@ -123,19 +128,14 @@ def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Sess
         prepare()
         clock.imports = time.perf_counter() - clock.begun
         importlib.import_module(flow)
-        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
         from flows.bookkeeping import close_stale_runs
 
         if server is not None:
             server.wait()
         close_stale_runs()
         token = session.set(clock)
-        # Nobody listens for heartbeats here, and waiting for their thread takes a second.
-        quick = {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None} if server is not None else {}
         try:
-            with temporary_settings(updates=quick):
-                yield clock
+            yield clock
         finally:
             session.reset(token)
 

@@ -99,28 +99,35 @@ def sorted_records(records: Iterable[RunRecord], key: str) -> list[RunRecord]:
 
 def sweep_table(sweep: SweepTable) -> Group:
     """Return the rows of a sweep and what they have in common."""
+    columns: dict[str, list[RenderableType]] = {
+        key.rsplit(".", 1)[-1]: [row.values.get(key, "") for row in sweep.rows]
+        for key in dict.fromkeys(key for row in sweep.rows for key in row.values)
+    }
+    columns["status"] = [Text(row.status, style=COLOURS[row.status]) for row in sweep.rows]
+    columns["structure"] = [
+        {True: "true", False: "other", None: ""}[row.same_structure] for row in sweep.rows
+    ]
+    columns["largest error"] = [_percent(row.max_relative_error) for row in sweep.rows]
+    columns["hold-out"] = ["" if row.holdout is None else number(row.holdout) for row in sweep.rows]
+    columns["beyond"] = [_percent(row.extrapolation) for row in sweep.rows]
+    columns["terms"] = ["" if row.complexity is None else str(row.complexity) for row in sweep.rows]
+    columns["seconds"] = [f"{row.seconds:.1f}" for row in sweep.rows]
+    columns["message"] = [Text(row.message) for row in sweep.rows]
+    columns = {name: cells for name, cells in columns.items() if any(map(str, cells))}
     table = Table()
-    headers = ("status", "structure", "largest error", "hold-out", "extrapolation", "terms", "seconds", "run")
-    keys = list(dict.fromkeys(key for row in sweep.rows for key in row.values))
-    for header in (*keys, *headers):
-        table.add_column(header, overflow="fold")
-    for row in sweep.rows:
-        table.add_row(
-            *(row.values.get(key, "") for key in keys),
-            Text(row.status, style=COLOURS[row.status]),
-            {True: "as the truth", False: "different", None: ""}[row.same_structure],
-            number(row.max_relative_error),
-            number(row.holdout),
-            number(row.extrapolation),
-            "" if row.complexity is None else str(row.complexity),
-            f"{row.seconds:.1f}",
-            Text(row.message if row.status == "failed" else row.run),
-        )
+    for name in columns:
+        table.add_column(name, overflow="fold", no_wrap=name != "message")
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
     summary = Table.grid(padding=(0, 2))
     for name, value in sweep.summary().items():
         if value is not None:
-            summary.add_row(name, number(value))
+            summary.add_row(name, str(value) if isinstance(value, int) else number(value))
     return Group(table, summary, Text(f"{sweep.folder}/table.csv, table.json", style="dim", overflow="fold"))
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2g} %"
 
 
 def _verdict(result: DiscoveryResult) -> Text:

@@ -35,3 +35,12 @@ class Session:
 
 
 session: ContextVar[Session | None] = ContextVar("session", default=None)
+
+
+def current_session() -> Session | None:
+    """Return the session of the command line, or None where a flow runs without it.
+
+    Flows call this instead of naming the variable: Prefect pickles a flow's function, with the
+    globals that it names, for each worker process, and a context variable cannot be pickled.
+    """
+    return session.get()

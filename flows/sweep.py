@@ -12,13 +12,13 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.futures import as_completed
+from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ProcessPoolTaskRunner
 
 from flows.bookkeeping import claim_run
 from flows.combinations import Combination, plan
 from flows.server_process import watch_parent
-from flows.session import session
+from flows.session import current_session
 from flows.sweep_table import SweepRow, SweepTable
 from sciml_discover.base import Progress, nobody_watches
 from sciml_discover.result import DiscoveryResult
@@ -53,11 +53,11 @@ def sweep(
         workers: how many runs at the same time, each in a process of its own.
     """
     claim_run()
-    caller = session.get()
+    caller = current_session()
     watch = caller.watch if caller else nobody_watches
     planned = plan(experiment, over, overrides or (), device)
     folder = Path(out) / "sweeps" / f"{planned[0].case}-{make_key([one.key for one in planned])[:10]}"
-    rows = {one.key: row for one in planned if (row := _finished(folder, Path(out), one)) is not None}
+    rows = {one.key: row for one in planned if (row := _finished(Path(out), one)) is not None}
     watch(Progress("sweep", f"{len(rows)} finished before", len(rows), len(planned)))
 
     def table() -> SweepTable:
@@ -65,11 +65,11 @@ def sweep(
 
     arguments = {"experiment": experiment, "out": out, "device": device}
     waiting = [one for one in planned if one.key not in rows]
-    for combination, run_id, state in _run_all(waiting, arguments, workers):
-        row = _row(combination, run_id, Path(out), state)
+    for combination, run_id, message in _run_all(waiting, arguments, workers):
+        row = _row(combination, run_id, Path(out), message)
         rows[combination.key] = row
         if row.status != "failed":
-            write_atomically(_record(folder, combination), json.dumps({"run": run_id}).encode())
+            write_atomically(_record(Path(out), combination), json.dumps({"run": run_id}).encode())
         table().write(folder)
         watch(Progress("sweep", f"{_label(combination)}: {row.status}", len(rows), len(planned)))
     table().write(folder)
@@ -78,13 +78,14 @@ def sweep(
 
 def _run_all(
     waiting: Sequence[Combination], arguments: dict[str, Any], workers: int
-) -> Iterator[tuple[Combination, str, State[None]]]:
-    """Run combinations and yield each with its run and its state as it ends."""
+) -> Iterator[tuple[Combination, str, str]]:
+    """Run combinations and yield each, as it ends, with its run and what Prefect says about it."""
     runs = [(one, new_run_id(one.case)) for one in waiting]
     if workers == 1 or len(runs) < 2:
         for one, run_id in runs:
             call = {**arguments, "overrides": one.overrides, "run_id": run_id}
-            yield one, run_id, run_combination(**call, return_state=True)
+            state: State[None] = run_combination(**call, return_state=True)
+            yield one, run_id, state.message or ""
         return
     threads = max(1, (os.cpu_count() or 1) // workers)
     prepare = functools.partial(_prepare_worker, os.getpid(), threads)
@@ -97,8 +98,16 @@ def _run_all(
             for one, run_id in runs
         }
         for future in as_completed(list(started)):
-            one, run_id = started[future]
-            yield one, run_id, future.state
+            yield *started[future], _message(future)
+
+
+def _message(future: PrefectFuture[None]) -> str:
+    """Return what is to be said about a task run in another process, even if that process died."""
+    try:
+        future.wait()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return future.state.message or ""
 
 
 def _prepare_worker(parent: int, threads: int) -> None:
@@ -106,13 +115,14 @@ def _prepare_worker(parent: int, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
-def _record(folder: Path, combination: Combination) -> Path:
-    return folder / "finished" / f"{combination.key}.json"
+def _record(out: Path, combination: Combination) -> Path:
+    """Return the file that names the finished run of a combination, whichever sweep asked for it."""
+    return out / "sweeps" / "finished" / f"{combination.key}.json"
 
 
-def _finished(folder: Path, out: Path, combination: Combination) -> SweepRow | None:
+def _finished(out: Path, combination: Combination) -> SweepRow | None:
     """Return the row of a combination that was finished before, if its run is still there."""
-    record = _record(folder, combination)
+    record = _record(out, combination)
     if not record.exists():
         return None
     path = out / json.loads(record.read_bytes())["run"] / "result.json"
@@ -121,11 +131,11 @@ def _finished(folder: Path, out: Path, combination: Combination) -> SweepRow | N
     return SweepRow.from_result(combination.values, DiscoveryResult.from_file(path))
 
 
-def _row(combination: Combination, run_id: str, out: Path, state: State[None]) -> SweepRow:
+def _row(combination: Combination, run_id: str, out: Path, message: str) -> SweepRow:
     path = out / run_id / "result.json"
     if path.exists():
         return SweepRow.from_result(combination.values, DiscoveryResult.from_file(path))
-    return SweepRow.failure(combination.values, run_id, state.message or state.name or "")
+    return SweepRow.failure(combination.values, run_id, message)
 
 
 def _label(combination: Combination) -> str:

@@ -423,14 +423,37 @@ def _build(node: ast.expr) -> sympy.Expr:
         value = _build(node.operand)
         return -value if isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return getattr(sympy, FUNCTIONS[node.func.id])(_build(node.args[0]))
+        argument = _build(node.args[0])
+        if node.func.id == "sqrt":
+            return _power(argument, Fraction(1, 2))
+        return _without_roots(getattr(sympy, FUNCTIONS[node.func.id])(argument))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        exponent = _constant(node.right) or Fraction(0)
-        if exponent.denominator <= MAX_ROOT:
-            return _build(node.left) ** sympy.Rational(exponent.numerator, exponent.denominator)
-        # sympy would look for an exact root of any order, at any cost.
-        return _build(node.left) ** sympy.Float(float(exponent))
+        return _power(_build(node.left), _constant(node.right) or Fraction(0))
     return _build_chain(node)
+
+
+def _power(base: sympy.Expr, exponent: Fraction) -> sympy.Expr:
+    """Return a power, with the roots of numbers as floats."""
+    if exponent.denominator > MAX_ROOT:
+        # sympy would look for an exact root of any order, at any cost.
+        return base ** sympy.Float(float(exponent))
+    exact = sympy.Rational(exponent.numerator, exponent.denominator)
+    coefficient, rest = base.as_coeff_Mul()
+    if exact.is_Integer or not coefficient.is_positive:
+        return _without_roots(base**exact)
+    return _without_roots(coefficient**exact) * _without_roots(rest**exact)
+
+
+def _without_roots(expression: sympy.Expr) -> sympy.Expr:
+    """Return a number that is neither rational nor a multiple of pi as a float, all else as it is.
+
+    sympy never comes back from some products of floats and exact roots, such as (0.125*2**0.25)**1.5.
+    """
+    if not expression.is_number or expression.is_real is not True:
+        return expression
+    if expression.is_Rational or (expression / sympy.pi).is_Rational:
+        return expression
+    return sympy.Float(float(expression))
 
 
 def _build_chain(node: ast.expr) -> sympy.Expr:

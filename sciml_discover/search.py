@@ -29,7 +29,7 @@ else:
 LARGEST_DEFECT = 1e-2
 """Segments that meet to this many noise sds are one trajectory."""
 
-FIRST_ITERATIONS, LAST_ITERATIONS = 20, 40
+FIRST_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 20, 40
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,24 @@ class Refitter:
         return self._fits(start, objective, unknowns, torch.isfinite(unknowns).all(1), settled)
 
     def refit(self, start: Fits, watch: Watch) -> Fits:
-        """Return the candidates fitted as continuous trajectories."""
+        """Return the candidates fitted as continuous trajectories, from anywhere."""
+        return self._refit(start, watch, "refit", skip=0, last=SEARCH_ITERATIONS)
+
+    def polish(self, start: Fits, watch: Watch) -> Fits:
+        """Return fits that were continuous already, settled for this refitter's steps and weights."""
+        return self._refit(start, watch, "polish", skip=2, last=LAST_ITERATIONS)
+
+    def _refit(self, start: Fits, watch: Watch, name: str, skip: int, last: int) -> Fits:
+        """Go through the rounds of growing continuity, without the first few of them."""
         objective, unknowns = self.problem(start)
         settled = torch.zeros(len(start.candidates), dtype=torch.bool)
-        optimizer = GaussNewton(iterations=LAST_ITERATIONS)
-        for number, stage in enumerate(objective.second_order_rounds()):
-            report = _reporter(watch, f"refit, round {number + 1}", LAST_ITERATIONS)
+        rounds = objective.second_order_rounds()[skip:]
+        for number, stage in enumerate(rounds):
+            if number < len(rounds) - 1:
+                optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
+            else:
+                optimizer = GaussNewton(iterations=last)
+            report = _reporter(watch, f"{name}, round {number + 1} of {len(rounds)}", optimizer.iterations)
             unknowns, settled = optimizer.minimise_round(stage, unknowns, report)
         linearized = objective.linearize(unknowns)
         if not isinstance(linearized, ConstrainedShooting):

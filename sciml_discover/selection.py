@@ -43,8 +43,8 @@ __all__ = [
 FIRST_GROUP = 40
 """Candidates that are refitted at a time, best lower bound first."""
 
-REWEIGHED_DELTA = 20.0
-"""Laws this much further behind than a rival are still fitted again when the weights change."""
+POLISHED_DELTA, POLISHED = 10.0, 20
+"""Laws this much further behind than a rival, and this many more than are shown, still get their last fit."""
 
 COLLINEAR = 0.98
 """Correlation of two fitted numbers above which they are named as hardly separable."""
@@ -125,35 +125,36 @@ def select(
     n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
     criterion = Criterion(counts, n_common, n_terms, data.noise)
 
-    while True:
-        refitter = Refitter(system, libraries, rows, steps)
-        fits = _refit_promising(refitter, start, criterion, options, watch)
-        values = criterion(fits.misfit, fits.candidates.complexity)
-        best = fits.take(np.array([np.argmin(values)]))
-        if not np.isfinite(best.chi_square[0]):
-            raise SolveError(
-                f"none of {len(candidates)} candidate laws could be fitted as a continuous trajectory; "
-                "widen [regress.library], or look at the trained equation in the report"
-            )
-        objective, unknowns = refitter.problem(best)
-        finer = choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=1e-3)
-        if finer <= steps:
-            break
-        # The best law moves faster than the trained equation did: its steps were too long.
-        steps = finer
-    notes = list(merged)
+    fits = _refit_promising(Refitter(system, libraries, rows, steps), start, criterion, options, watch)
+    values = criterion(fits.misfit, fits.candidates.complexity)
+    best = fits.take(np.array([np.argmin(values)]))
+    if not np.isfinite(best.chi_square[0]):
+        raise SolveError(
+            f"none of {len(candidates)} candidate laws could be fitted as a continuous trajectory; "
+            "widen [regress.library], or look at the trained equation in the report"
+        )
+    # What can still be shown is fitted once more: with steps as short as the best law needs, and with weights of the
+    # observables that know what it says of the noise.
+    objective, unknowns = Refitter(system, libraries, rows, steps).problem(best)
+    finer = max(choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=1e-3), steps)
     factor = criterion.noise_with_law(best.misfit[0])
-    if data.noise.estimated and not data.noise.pooled and len(factor) > 1:
-        # The ratio of the observables' weights matters: fit once more with what the best law says of it.
-        near = np.flatnonzero(values - values.min() < options.rival_delta + REWEIGHED_DELTA)
-        front = [int(np.argmin(np.where(fits.candidates.complexity == size, values, np.inf))) for size in np.unique(fits.candidates.complexity)]
-        refitter = Refitter(system, libraries, rows, steps, factor)
-        fits = refitter.refit(fits.take(np.unique([*near, *front])), watch)
+    refitter = Refitter(system, libraries, rows, finer, factor)
+    fits = refitter.polish(fits.take(_presentable(values, fits.candidates.complexity, options)), watch)
+    notes = list(merged)
+    if data.noise.estimated:
         sds = ", ".join(
             f"{name} {sd:.3g}" for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
-        notes.append(f"noise re-estimated once with the best law, for the weights of the fit: {sds}")
+        notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
     return _rank(system, data, libraries, refitter, fits, criterion, options, notes, len(candidates))
+
+
+def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:
+    """Return the fits that may be rivals once they are polished, and the best of every length."""
+    near = np.flatnonzero(values - np.min(values) < options.rival_delta + POLISHED_DELTA)
+    near = near[np.argsort(values[near], kind="stable")][: options.rivals + POLISHED]
+    front = [int(np.argmin(np.where(complexity == size, values, np.inf))) for size in np.unique(complexity)]
+    return np.unique([*near, *front])
 
 
 def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.Tensor, torch.Tensor, int]:
@@ -161,7 +162,7 @@ def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.T
     ude, theta = trained_ude(system, trained)
     initial = torch.as_tensor(trained.initial_states)[None]
     state = FitState(rows.smooth_states[None], theta)
-    steps = choose_steps(ude, rows, state, accuracy=1e-3)
+    steps = choose_steps(ude, rows, state)
     solved = solve_rows(ude, rows, initial, theta, steps)[0]
     usable = torch.isfinite(solved).all(-1).all(-1)
     states = torch.where(usable[:, None, None], solved, rows.smooth_states)

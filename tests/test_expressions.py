@@ -41,6 +41,9 @@ x, y, alpha = symbol("x"), symbol("y"), symbol("alpha")
         ("2**3*x", 8 * x),
         ("x**0.123456", x ** sympy.Float(0.123456)),
         ("x/3/4", x / 12),
+        ("sqrt(4*x)", 2 * sympy.sqrt(x)),
+        ("sqrt(2)*x", sympy.Float(2**0.5) * x),
+        ("sin(2*pi/4)*x", x),
         ("x - y - alpha", x - y - alpha),
         ("x/y*alpha", x * alpha / y),
         ("1/3", sympy.Rational(1, 3)),
@@ -179,6 +182,8 @@ class ExecutedError(Exception):
 @example("().__class__.__bases__[0].__subclasses__()")
 @example("exec('raise SystemExit')")
 @example("log(1/3**1e-300)*sqrt(t)")
+@example("((1 + x)*(0.125*2**0.25))**1.5")
+@example("((2*x)**0.25*0.125*(1 + y))**1.5")
 @settings(max_examples=400, deadline=None)
 def test_junk_is_parsed_or_refused_and_never_executed(text: str) -> None:
     def refuse(*_: object, **__: object) -> None:
