@@ -167,7 +167,7 @@ def parse_expression(text: str, names: Collection[str], *, where: str) -> sympy.
 
 
 def _is_complex(number: Any) -> bool:
-    """Return whether a number is not real; only simplification brings such ones about, as in (x/x - 2)**0.5."""
+    """Return whether a number is not real: simplification brings such ones about, as in (x/x - 2)**0.5."""
     return number.is_real is not True and bool(abs(sympy.im(number.evalf())) > 0)
 
 

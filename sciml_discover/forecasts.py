@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sciml_discover.readers import PreparedData
     from sciml_discover.system import System
     from sciml_discover.systems import KnownSystem
+    from sciml_discover.trajectories import Dataset
 
 DENSE_POINTS = 300
 """Points of a curve for plotting."""
@@ -217,17 +218,31 @@ def forecast(model: AbstractModel, data: PreparedData) -> Forecast:
     return Forecast(train_found if solved else None, None, holdout, holdout_sd, note)
 
 
+def fitted_rows(times: np.ndarray) -> int:
+    """Return how many rows of a held-out trajectory go into its initial state: a quarter, at least two."""
+    return max(2, len(times) // 4)
+
+
+def scored_holdout(data: PreparedData) -> Dataset | None:
+    """Return the hold-out rows that count: without those that the initial state of a trajectory was fitted to."""
+    if data.holdout is None or data.kind_of_holdout != "trajectory":
+        return data.holdout
+    kept = []
+    for item in data.holdout.trajectories:
+        values = item.values.copy()
+        values[: fitted_rows(item.times)] = np.nan
+        kept.append(replace(item, values=values))
+    return replace(data.holdout, trajectories=tuple(kept))
+
+
 def _continue_from_first_quarter(
     model: AbstractModel, times: np.ndarray, values: np.ndarray, data: PreparedData
 ) -> np.ndarray | None:
-    """Fit the initial state of a new trajectory to its first quarter and return states at all of its rows.
-
-    Rows of the first quarter come back as NaN in no case: they are scored too, but weigh little, being fitted.
-    """
+    """Fit the initial state of a new trajectory to its first quarter and return states at all of its rows."""
     from scipy.optimize import least_squares
 
     columns = [model.names.index(name) for name in data.train.observables]
-    first = max(2, len(times) // 4)
+    first = fitted_rows(times)
     guess = model.initial.mean(axis=0).copy()
     for column, position in enumerate(columns):
         seen = np.flatnonzero(np.isfinite(values[:first, column]))

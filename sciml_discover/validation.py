@@ -18,6 +18,7 @@ from sciml_discover.forecasts import (
     UdeModel,
     dense_grid,
     forecast,
+    scored_holdout,
     truth_path,
 )
 from sciml_discover.noise import Noise
@@ -176,9 +177,9 @@ def validate(
         if options.extrapolate_to is not None:
             extrapolation = _extrapolate(model, truth, data, options.extrapolate_to)
             law_score = ModelScore(law_score.train, law_score.holdout, extrapolation, law_score.note)
-    train, holdout = constant_metrics(data.train, data.train, data.noise), None
-    if data.holdout is not None:
-        holdout = constant_metrics(data.train, data.holdout, data.noise)
+    rows = scored_holdout(data)
+    train = constant_metrics(data.train, data.train, data.noise)
+    holdout = None if rows is None else constant_metrics(data.train, rows, data.noise)
     scores["constant"] = ModelScore(train, holdout, None, "the mean of the training rows")
     watch(Progress("validate", "rivals on the hold-out", 2, 3))
     reasons = _reasons(choice, forecasts["law"], law_score, data, options)
@@ -200,9 +201,9 @@ def validate(
 
 def _score(found: Forecast, data: PreparedData) -> ModelScore:
     train = measure(data.train, found.train, found.train_sd, data.noise)
-    holdout = None
-    if data.holdout is not None and found.holdout is not None:
-        holdout = measure(data.holdout, found.holdout, found.holdout_sd, data.noise)
+    holdout, rows = None, scored_holdout(data)
+    if rows is not None and found.holdout is not None:
+        holdout = measure(rows, found.holdout, found.holdout_sd, data.noise)
     return ModelScore(train, holdout, None, found.note)
 
 
