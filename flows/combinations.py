@@ -132,6 +132,7 @@ def _split(text: str) -> list[str]:
         elif character == "," and depth == 0:
             parts.append("")
             continue
-        depth += (character in _OPENING) - (character in _CLOSING)
+        else:
+            depth += (character in _OPENING) - (character in _CLOSING)
         parts[-1] += character
     return [part.strip() for part in parts]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -90,15 +91,21 @@ def _run_all(
     threads = max(1, (os.cpu_count() or 1) // workers)
     prepare = functools.partial(_prepare_worker, os.getpid(), threads)
     with ProcessPoolTaskRunner(max_workers=workers, initializer=prepare) as runner:
-        started = {
+        started: dict[PrefectFuture[None], tuple[Combination, str]] = {
             runner.submit(
                 run_combination,
                 {**arguments, "overrides": one.overrides, "run_id": run_id},
             ): (one, run_id)
             for one, run_id in runs
         }
-        for future in as_completed(list(started)):
-            yield *started[future], _message(future)
+        try:
+            for future in as_completed(list(started)):
+                yield *started[future], _message(future)
+        except BaseException:
+            # On the way out the pool waits for whatever its processes still have to do.
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
 
 
 def _message(future: PrefectFuture[None]) -> str:

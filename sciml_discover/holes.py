@@ -211,6 +211,7 @@ class MaskedLibraries(AbstractFilling):
         inputs: positions of each hole's inputs among the states; the number of states stands for time.
         supports: per hole, whether each term is in, shape ``(B, terms)``.
         device: where the tensors live.
+        widths: terms that each hole has room for; those of its widest support unless given.
     """
 
     def __init__(
@@ -219,13 +220,16 @@ class MaskedLibraries(AbstractFilling):
         inputs: Sequence[tuple[int, ...]],
         supports: Sequence[np.ndarray],
         device: torch.device | str = "cpu",
+        widths: Sequence[int] | None = None,
     ) -> None:
         self.libraries = tuple(libraries)
         self.inputs = tuple(inputs)
+        self._supports, self._device = tuple(supports), device
         self.active: list[torch.Tensor] = []
         self.present: list[torch.Tensor] = []
-        for support in supports:
-            width = max(int(support.sum(axis=1).max(initial=0)), 1)
+        if widths is None:
+            widths = [max(int(support.sum(axis=1).max(initial=0)), 1) for support in supports]
+        for support, width in zip(supports, widths, strict=True):
             order = np.argsort(~support.astype(bool), axis=1, kind="stable")[:, :width]
             self.active.append(torch.as_tensor(order, device=device))
             present = np.take_along_axis(support.astype(float), order, axis=1)
@@ -299,13 +303,10 @@ class MaskedLibraries(AbstractFilling):
         return 1.0 - torch.cat(self.present, dim=1)
 
     def take(self, index: torch.Tensor) -> MaskedLibraries:
-        """Return the chosen candidates, their supports unchanged."""
-        chosen = object.__new__(MaskedLibraries)
-        chosen.libraries, chosen.inputs = self.libraries, self.inputs
-        chosen.active = [active[index] for active in self.active]
-        chosen.present = [present[index] for present in self.present]
-        chosen.n_weights = self.n_weights
-        return chosen
+        """Return the chosen candidates, with room for as many terms as before."""
+        rows = index.cpu().numpy()
+        supports = [support[rows] for support in self._supports]
+        return MaskedLibraries(self.libraries, self.inputs, supports, self._device, self.widths)
 
     def _choose(self, terms: torch.Tensor, number: int) -> torch.Tensor:
         active, present = self.active[number], self.present[number]

@@ -32,4 +32,4 @@ def task(stage: Callable[[Run], StageOutcome]) -> StageTask:
         outcome = stage(run)
         return Completed(name="Cached" if outcome.cached else "Completed", data=outcome.artifact)
 
-    return prefect.task(body, name=stage.__name__, cache_policy=NO_CACHE, persist_result=False)
+    return prefect.task(name=stage.__name__, cache_policy=NO_CACHE, persist_result=False)(body)

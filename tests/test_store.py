@@ -35,6 +35,7 @@ def test_what_was_put_is_found_and_read(tmp_path: Path) -> None:
     put = shelf.put("train", "a" * 64, VALUE)
     found = Store(tmp_path).find("train", "a" * 64)
     assert found == put
+    assert found is not None
     np.testing.assert_array_equal(shelf.read(found, Value).numbers, [0, 1, 2])
 
 
