@@ -53,23 +53,23 @@ def compare_runs(results: Sequence[DiscoveryResult]) -> Table:
 def runs_table(records: Iterable[RunRecord]) -> Table:
     """Return all runs, one row each."""
     table = Table()
-    for header in ("run", "status", "case", "law", "hold-out", "seconds"):
-        table.add_column(
-            header, overflow="fold", justify="right" if header in ("hold-out", "seconds") else "left"
-        )
+    table.add_column("run", no_wrap=True)
+    table.add_column("status", no_wrap=True)
+    table.add_column("law", overflow="fold")
+    table.add_column("hold-out", justify="right", no_wrap=True)
+    table.add_column("seconds", justify="right", no_wrap=True)
     for record in records:
         result = record.result
         if result is None:
-            table.add_row(record.folder.name, "-", "", record.problem, "", "", style="dim")
+            table.add_row(record.folder.name, "unfinished", Text(record.problem), "", "", style="dim")
             continue
         law = "; ".join(f"{hole} = {found.expression}" for hole, found in result.missing.items())
         if result.status == "failed":
-            law = result.reasons[0].message if result.reasons else ""
+            law = result.reasons[0].message
         holdout = result.metrics.holdout
         table.add_row(
             result.id,
             Text(result.status, style=COLOURS[result.status]),
-            result.case,
             Text(law),
             number(holdout.standardised if holdout else None),
             f"{sum(result.seconds.values()):.1f}",

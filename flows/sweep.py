@@ -6,6 +6,7 @@ import functools
 import json
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,8 @@ def _message(future: PrefectFuture[None]) -> str:
 
 def _prepare_worker(parent: int, threads: int) -> None:
     watch_parent(parent)
+    # Ctrl-C reaches the whole group of processes; the parent alone says what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.environ["OMP_NUM_THREADS"] = str(threads)
 
 

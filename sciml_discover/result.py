@@ -195,7 +195,7 @@ class Selection(Record):
     status: str
     """`converged`, or why the refit stopped."""
     tried: int
-    """Candidate laws that were refitted through the ODE."""
+    """Candidate laws that were fitted through the ODE, the promising ones as continuous trajectories."""
     failed: int
     """Candidates that could not be solved or did not converge."""
 

@@ -70,7 +70,7 @@ class RankedLaws:
     Attributes:
         laws: the choice is ``laws[0]``.
         n_rivals: ``laws[1 : 1 + n_rivals]`` are rivals within the allowed delta.
-        tried: how many candidate laws were refitted.
+        tried: how many candidate laws were fitted, the promising ones as continuous trajectories.
         failed: how many of them could not be solved or did not converge.
         identifiability: sentences that name degeneracies, collinear terms, merged terms.
         front_complexity: number of terms of every refitted law, shape ``(tried,)``.
