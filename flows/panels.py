@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rich.box import SIMPLE
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -13,7 +14,7 @@ from rich.text import Text
 
 from flows.sweep_table import SweepTable
 from sciml_discover.report.numbers import interval, number, with_error
-from sciml_discover.result import DiscoveryResult, Scores
+from sciml_discover.result import Alternative, DiscoveryResult, Scores
 from sciml_discover.run_folders import RunRecord
 
 COLOURS = {"accepted": "green", "rejected": "yellow", "failed": "red"}
@@ -51,30 +52,28 @@ def compare_runs(results: Sequence[DiscoveryResult]) -> Table:
 
 
 def runs_table(records: Iterable[RunRecord]) -> Table:
-    """Return all runs, one row each."""
-    table = Table()
-    table.add_column("run", no_wrap=True)
-    table.add_column("status", no_wrap=True)
-    table.add_column("law", overflow="fold")
+    """Return all runs, one row each: its name, below it what it found or why it did not."""
+    table = Table("run", "status", box=SIMPLE, show_lines=False, padding=(0, 1))
     table.add_column("hold-out", justify="right", no_wrap=True)
     table.add_column("seconds", justify="right", no_wrap=True)
     for record in records:
         result = record.result
         if result is None:
-            table.add_row(record.folder.name, "unfinished", Text(record.problem), "", "", style="dim")
+            table.add_row(_name(record.folder.name, record.problem), "unfinished", "", "", style="dim")
             continue
         law = "; ".join(f"{hole} = {found.expression}" for hole, found in result.missing.items())
-        if result.status == "failed":
-            law = result.reasons[0].message
         holdout = result.metrics.holdout
         table.add_row(
-            result.id,
+            _name(result.id, result.reasons[0].message if result.status == "failed" else law),
             Text(result.status, style=COLOURS[result.status]),
-            Text(law),
             number(holdout.standardised if holdout else None),
             f"{sum(result.seconds.values()):.1f}",
         )
     return table
+
+
+def _name(name: str, below: str) -> Text:
+    return Text(name, overflow="fold").append(f"\n  {below}", style="dim")
 
 
 def sorted_records(records: Iterable[RunRecord], key: str) -> list[RunRecord]:
@@ -176,11 +175,12 @@ def _errors(result: DiscoveryResult) -> Table:
     return table
 
 
-def _rivals(rivals: Sequence) -> Text:
+def _rivals(rivals: Sequence[Alternative]) -> Text:
     text = Text(f"The data cannot tell it from {len(rivals)} other law{'s' if len(rivals) > 1 else ''}:")
-    for rival in rivals[:3]:
+    for rival in rivals:
         law = "; ".join(f"{hole} = {expression}" for hole, expression in rival.missing.items())
-        text.append(f"\n  {law}   (criterion +{number(rival.delta)})")
+        holdout = "" if rival.holdout_error is None else f", hold-out {number(rival.holdout_error)}"
+        text.append(f"\n  {law}   (criterion +{number(rival.delta)}{holdout})")
     return text
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 
 from sciml_discover.base import Progress, Watch
@@ -26,7 +26,7 @@ def shown_on(console: Console) -> Iterator[Watch]:
         SpinnerColumn(finished_text="[green]✔[/]"),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
-        MofNCompleteColumn(),
+        TextColumn("{task.fields[count]:>9}"),
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}", markup=False),
     )
@@ -44,12 +44,13 @@ class StageBars:
     def __call__(self, event: Progress) -> None:
         """Show one event."""
         if event.stage not in self._ids:
-            self._ids[event.stage] = self._bars.add_task(f"{event.stage:8}", total=None, note="")
+            self._ids[event.stage] = self._bars.add_task(f"{event.stage:8}", total=None, count="", note="")
         bar = self._ids[event.stage]
         if isinstance(event, StageEnded):
-            self._bars.update(bar, total=1, completed=1, note=event.message)
+            self._bars.update(bar, total=1, completed=1, count="", note=event.message)
         elif not isinstance(event, StageBegan):
-            self._bars.update(bar, total=event.total or None, completed=event.step, note=in_words(event))
+            total, count = event.total or None, _count(event)
+            self._bars.update(bar, total=total, completed=event.step, count=count, note=in_words(event))
 
 
 class Lines:
@@ -67,12 +68,14 @@ class Lines:
             not isinstance(event, StageBegan) and self._clock() - self._told > SECONDS_BETWEEN_LINES
         ):
             self._told = self._clock()
-            count = f" {event.step}/{event.total}" if event.total else ""
-            self._console.print(
-                f"{event.stage:8} {in_words(event)}{count}", highlight=False, markup=False, soft_wrap=True
-            )
+            line = f"{event.stage:8} {in_words(event)} {_count(event)}"
+            self._console.print(line.rstrip(), highlight=False, markup=False, soft_wrap=True)
 
 
 def in_words(event: Progress) -> str:
     """Return what an event says, with its figure."""
     return event.message if event.value is None else f"{event.message} {event.value:.6g}"
+
+
+def _count(event: Progress) -> str:
+    return f"{event.step}/{event.total}" if event.total else ""

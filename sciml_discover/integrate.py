@@ -101,7 +101,7 @@ def solve_reference(
             atol=atol * scale,
         )
     if not solution.success or solution.y.shape[1] != len(times):
-        reached = solution.t[-1] if solution.t.size else begin
+        reached = solution.t[-1] if len(solution.t) else begin
         raise SolveError(f"the solver stopped at t = {reached:.6g}: {solution.message}")
     return solution.y.T
 

@@ -146,9 +146,12 @@ class ArrowNormal:
         """Return the inverse of `fisher`; variances are infinite where the data say nothing.
 
         A direction counts as unseen when its eigenvalue, in the matrix scaled to unit diagonal, is lost in
-        rounding; every unknown that such a direction moves gets an infinite variance.
+        rounding; every unknown that such a direction moves gets an infinite variance. So do all unknowns of a
+        member whose matrix is not finite.
         """
         full = self.fisher()
+        finite = torch.isfinite(full).flatten(1).all(1)[:, None, None]
+        full = torch.where(finite, full, 0.0)
         scale = full.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).rsqrt()
         values, vectors = torch.linalg.eigh(full * scale[:, :, None] * scale[:, None, :])
         unseen = values < SINGULAR * values[:, -1:].clamp_min(1e-300)

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from sciml_discover.base import Progress, Watch, nobody_watches
-from sciml_discover.errors import InputError, SciMLDiscoverError
+from sciml_discover.errors import DamagedArtifactError, InputError, SciMLDiscoverError
 from sciml_discover.experiment import Experiment, LoadedExperiment, load_experiment
 from sciml_discover.readers import PreparedData
 from sciml_discover.result import DiscoveryResult, assemble_result, failed_result, library_versions
@@ -203,6 +203,15 @@ class Run:
     def _value(self, name: str, kind: type[T]) -> T:
         return self.store.read(self.outcomes[name].artifact, kind)
 
+    def _value_if_whole(self, name: str, kind: type[T]) -> T | None:
+        """Return a stage's result, or None if it was not made, or if its loss is what ended the run."""
+        if name not in self.outcomes:
+            return None
+        try:
+            return self._value(name, kind)
+        except DamagedArtifactError:
+            return None
+
     def _seconds(self) -> dict[str, float]:
         stages = {name: round(outcome.seconds, 4) for name, outcome in self.outcomes.items()}
         return {**self._seconds_before, **stages}
@@ -213,7 +222,6 @@ class Run:
     def _fail(self, error: BaseException) -> None:
         """Write down in the run's folder why the run ended without a law."""
         self._log(f"{self._current}: failed\n{''.join(traceback.format_exception(error))}")
-        done = self.outcomes
         result = failed_result(
             run_id=self.id,
             created=self.created,
@@ -226,8 +234,8 @@ class Run:
             seconds=self._seconds(),
             cached=self._cached(),
             versions=library_versions(),
-            data=self._value("data", PreparedData) if "data" in done else None,
-            trained=self._value("train", TrainingResult) if "train" in done else None,
+            data=self._value_if_whole("data", PreparedData),
+            trained=self._value_if_whole("train", TrainingResult),
         )
         self._write(result)
 

@@ -46,15 +46,21 @@ class ParameterMap:
         self._base = torch.where(self._both, self._low, 0.0)
 
     def initial(self, batch: int) -> torch.Tensor:
-        """Return the coordinates of the values that the system states, shape ``(batch, n_free)``."""
-        return self.coordinates(self._values[self._free][None]).expand(batch, self.n_free).clone()
-
-    def coordinates(self, value: torch.Tensor) -> torch.Tensor:
-        """Return the coordinates of values of the free parameters, shape ``(B, n_free)``.
+        """Return the coordinates of the values that the system states, shape ``(batch, n_free)``.
 
         A value at a bound becomes one a thousandth of the width inside, where the transform still moves.
         """
-        fraction = ((value - self._base) / self._width).clamp(1e-3, 1.0 - 1e-3)
+        value = self._values[self._free]
+        inside = self._base + 1e-3 * self._width
+        value = torch.where(self._both & (value <= self._low), inside, value)
+        inside = self._base + (1.0 - 1e-3) * self._width
+        value = torch.where(self._both & (value >= self._high), inside, value)
+        return self.coordinates(value[None]).expand(batch, self.n_free).clone()
+
+    def coordinates(self, value: torch.Tensor) -> torch.Tensor:
+        """Return the coordinates of values of the free parameters, shape ``(B, n_free)``."""
+        # Only rounding is kept away from the bounds: a fitted value close to one must come back as it is.
+        fraction = ((value - self._base) / self._width).clamp(1e-12, 1.0 - 1e-12)
         return torch.where(self._both, torch.log(fraction / (1.0 - fraction)), value / self._scale)
 
     def physical(self, coordinates: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sciml_discover.base import Progress
-from sciml_discover.errors import InputError
+from sciml_discover.errors import DamagedArtifactError, InputError
 from sciml_discover.experiment import load_experiment
 from sciml_discover.run_folders import find_run, list_runs, new_run_id, writable_folder
 from sciml_discover.runs import Run, StageEnded, discover
@@ -161,6 +161,22 @@ def test_a_failure_is_raised_and_written_down(
     assert result.training is not None
     assert "Traceback" in (folder / "run.log").read_text()
     assert not (folder / "report.html").exists()
+
+
+def test_an_artifact_lost_during_the_run_is_a_failure_that_is_written_down(
+    experiment: Path, out: Path, verbs: FakeVerbs
+) -> None:
+    def lose(stage: str) -> None:
+        if stage == "train":
+            for path in (out / ".store" / "artifacts" / "data").iterdir():
+                path.unlink()
+
+    verbs.before = lose
+    with pytest.raises(DamagedArtifactError, match="gone"):
+        discover(experiment, out=out)
+    result = find_run(only_folder(out))
+    assert (result.failed_stage, result.data) == ("sample", None)
+    assert result.training is not None
 
 
 def test_after_a_failure_the_next_run_goes_on_from_there(

@@ -67,13 +67,16 @@ def fit_gaussian_process(times: Sequence[np.ndarray], values: Sequence[np.ndarra
     noise levels follows from it, and the best amplitude has a closed form. So the posterior of the noise is
     a sum over a grid: no iteration that could stop in the wrong mode.
     """
-    offsets = [float(np.mean(series)) for series in values]
+    # A trajectory may lack an observable: it stays at the mean of the others.
+    overall = float(np.mean(np.concatenate(list(values))))
+    offsets = [float(np.mean(series)) if len(series) else overall for series in values]
     centred = [series - offset for series, offset in zip(values, offsets, strict=True)]
     n_values = sum(len(series) for series in centred)
     spread = float(np.sqrt(np.mean(np.concatenate(centred) ** 2))) or 1.0
     gaps = [series[:, None] - series[None, :] for series in times]
-    spacing = float(np.median(np.concatenate([np.diff(series) for series in times if len(series) > 1])))
-    span = max(float(series[-1] - series[0]) for series in times)
+    steps = np.concatenate([np.diff(series) for series in times])
+    spacing = float(np.median(steps)) if len(steps) else 1.0
+    span = max((float(series[-1] - series[0]) for series in times if len(series) > 1), default=spacing)
     lengths = np.geomspace(0.5 * spacing, 3.0 * span, LENGTHS)
     kernels: tuple[Kernel, ...] = ("squared_exponential", "matern52")
 

@@ -12,7 +12,8 @@ import pytest
 from flows.server import QUIET, LocalServer
 
 # Prefect reads its settings when it is imported, which the test modules do.
-HOME = Path(tempfile.mkdtemp(prefix="prefect-home-"))
+_FOLDER = tempfile.TemporaryDirectory(prefix="prefect-home-")
+HOME = Path(_FOLDER.name)
 os.environ.update(QUIET, PREFECT_HOME=str(HOME))
 os.environ.pop("PREFECT_API_URL", None)
 

@@ -6,11 +6,10 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
-from prefect.client.schemas.objects import State, StateType, TaskRun
+from prefect.client.schemas.objects import State, StateType
 from prefect.states import Running
 
-from flows.bookkeeping import close_stale_runs, process_tag, wait_until_recorded
+from flows.bookkeeping import close_stale_runs, process_tag
 from flows.discover import TASKS, discover
 from flows.session import Session, session
 from sciml_discover import runs
@@ -20,6 +19,7 @@ from sciml_discover.result import DiscoveryResult
 from sciml_discover.run_folders import list_runs
 from sciml_discover.stages import STAGES
 from tests.fakes import FakeVerbs, install, write_experiment
+from tests.flows.prefect_states import read_task_runs, task_states
 
 NAMES = [stage.name for stage in STAGES]
 
@@ -38,24 +38,6 @@ def verbs(monkeypatch: pytest.MonkeyPatch) -> FakeVerbs:
 @pytest.fixture
 def call(tmp_path: Path) -> dict[str, Any]:
     return {"experiment": str(write_experiment(tmp_path / "hares")), "out": str(tmp_path / "runs")}
-
-
-def read_task_runs(state: State) -> list[tuple[str, TaskRun]]:
-    """What the API tells of each task run of a flow run, with the name of its task."""
-    flow_run_id = state.state_details.flow_run_id
-    assert flow_run_id is not None
-    assert wait_until_recorded(flow_run_id)
-    chosen = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
-    with get_client(sync_client=True) as client:
-        return [(run.name.rsplit("-", 1)[0], run) for run in client.read_task_runs(flow_run_filter=chosen)]
-
-
-def task_states(state: State) -> dict[str, list[str]]:
-    """The names of the states of each task's runs."""
-    found: dict[str, list[str]] = {name: [] for name in NAMES}
-    for name, run in read_task_runs(state):
-        found[name].append(run.state_name or "")
-    return found
 
 
 def result_of(state: State) -> DiscoveryResult:

@@ -1,0 +1,271 @@
+"""Problems with known answers, and every implementation that is tried on them.
+
+Adding an objective, an optimizer or a regressor to its list below is how it gets tested; adding a
+system to `PROBLEMS` is how all of them meet it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import
+from sciml_discover.expressions import parse_expression
+from sciml_discover.holes import NetworkShape, ResidualNetworks
+from sciml_discover.integrate import solve_reference
+from sciml_discover.linear_algebra import DenseNormal
+from sciml_discover.noise import Noise
+from sciml_discover.objectives import DerivativeMatching, MultipleShooting
+from sciml_discover.objectives.abstract import AbstractObjective
+from sciml_discover.objectives.derivative_matching import DenseLinearization
+from sciml_discover.objectives.problem import FitState, Rows, make_rows
+from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
+from sciml_discover.readers import PreparedData
+from sciml_discover.regressors import BestSubset, Stlsq
+from sciml_discover.system import System
+from sciml_discover.trajectories import Dataset, Trajectory
+from sciml_discover.ude import UDE
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_import("torch")
+
+OBJECTIVES = (
+    DerivativeMatching(),
+    MultipleShooting(segment_length=1),
+    MultipleShooting(segment_length=3),
+    MultipleShooting(segment_length="all"),
+)
+"""Every objective; those with a choice, with several."""
+
+OPTIMIZERS = (
+    Adam(iterations=800, learning_rate=0.1),
+    Lbfgs(iterations=150),
+    GaussNewton(iterations=80, tolerance=1e-12),
+)
+"""Every optimizer, with as many iterations as a curved valley needs."""
+
+REGRESSORS = (Stlsq(), BestSubset(largest=3))
+"""Every sparse regressor."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A system with holes, the law that belongs in each, and where it is seen.
+
+    Attributes:
+        name: of the problem, for people.
+        system: its parameters have their true values.
+        laws: what belongs in each hole, as text.
+        initial: true initial states, shape ``(trajectories, states)``.
+        times: rows of each trajectory.
+        unseen: trajectory, row and observable of values that nobody measured.
+    """
+
+    name: str
+    system: System
+    laws: Mapping[str, str]
+    initial: np.ndarray
+    times: tuple[np.ndarray, ...]
+    unseen: tuple[tuple[int, int, int], ...] = ()
+
+    @cached_property
+    def filled(self) -> System:
+        """The true system, without holes."""
+        holes = {hole.name: hole.inputs for hole in self.system.missing}
+        return self.system.fill(
+            {name: parse_expression(text, holes[name], where="truth") for name, text in self.laws.items()}
+        )
+
+    @property
+    def parameters(self) -> np.ndarray:
+        """True values of all parameters."""
+        return np.array([parameter.value for parameter in self.system.parameters])
+
+    def states(self, trajectory: int, times: np.ndarray) -> np.ndarray:
+        """Return the true states at times, shape ``(times, states)``."""
+        start = float(self.times[trajectory][0])
+        return solve_reference(self.filled, self.parameters, self.initial[trajectory], times, start=start)
+
+    def dataset(self, relative: float = 0.0, seed: int = 0) -> Dataset:
+        """Return the observables at the rows, with noise relative to their mean size."""
+        names = self.system.observables
+        columns = [self.system.state_names.index(name) for name in names]
+        clean = [self.states(j, times)[:, columns] for j, times in enumerate(self.times)]
+        sd = relative * np.abs(np.concatenate(clean)).mean(axis=0)
+        generator = np.random.default_rng(seed)
+        values = [item + sd * generator.standard_normal(item.shape) for item in clean]
+        for trajectory, row, column in self.unseen:
+            values[trajectory][row, column] = np.nan
+        return Dataset(
+            names,
+            tuple(
+                Trajectory(f"site {j}", time, value)
+                for j, (time, value) in enumerate(zip(self.times, values, strict=True))
+            ),
+        )
+
+    def noise(self, relative: float) -> Noise:
+        """Return the noise of `dataset`, as somebody who knows it would give it."""
+        names = self.system.observables
+        columns = [self.system.state_names.index(name) for name in names]
+        clean = [self.states(j, times)[:, columns] for j, times in enumerate(self.times)]
+        sd = relative * np.abs(np.concatenate(clean)).mean(axis=0)
+        return Noise(names, (False,) * len(names), sd, False, False, np.full(len(names), np.inf))
+
+    def data(self, relative: float = 0.01, seed: int = 0) -> PreparedData:
+        """Return what training reads, nothing held out."""
+        return PreparedData(self.dataset(relative, seed), None, self.noise(relative), "none", "", ())
+
+    def rows(self, relative: float = 0.01, seed: int = 0) -> Rows:
+        """Return the training rows as tensors."""
+        return make_rows(self.system, self.dataset(relative, seed), self.noise(relative))
+
+
+LOGISTIC = Problem(
+    name="logistic",
+    system=System.from_text(
+        states={"n": {"positive": True}},
+        parameters={"r": {"value": 0.8, "fixed": True}},
+        missing={"crowding": ["n"]},
+        equations={"n": "r*n - crowding"},
+    ),
+    laws={"crowding": "0.08*n**2"},
+    initial=np.array([[0.5]]),
+    times=(np.arange(0.0, 12.01, 0.5),),
+)
+"""Growth up to a capacity of ten; the closed form is known."""
+
+LOTKA_VOLTERRA = Problem(
+    name="lotka_volterra",
+    system=System.from_text(
+        states={"x": {"positive": True}, "y": {"positive": True}},
+        parameters={"alpha": {"value": 1.3, "fixed": True}, "delta": {"value": 1.8, "fixed": True}},
+        missing={"predation": ["x", "y"], "growth": ["x", "y"]},
+        equations={"x": "alpha*x - predation", "y": "growth - delta*y"},
+    ),
+    laws={"predation": "0.9*x*y", "growth": "0.8*x*y"},
+    initial=np.array([[3.1461493970111687, 1.5370475785612603]]),
+    times=(np.arange(0.0, 5.01, 0.25),),
+)
+"""Two holes with the same inputs."""
+
+FORCED = Problem(
+    name="forced",
+    system=System.from_text(
+        states=["x"],
+        parameters={"k": {"value": 0.5, "bounds": (0.0, 2.0)}},
+        missing={"push": ["t"]},
+        equations={"x": "push - k*x"},
+    ),
+    laws={"push": "sin(t)"},
+    initial=np.array([[1.0]]),
+    times=(np.arange(0.0, 6.01, 0.3),),
+)
+"""A hole in the time alone, and a free parameter with bounds."""
+
+EXCHANGE = Problem(
+    name="exchange",
+    system=System.from_text(
+        states=["a", "b", "c"],
+        parameters={"k": 0.4, "leak": {"value": 0.3, "bounds": (0.0, 1.0)}, "one": {"value": 1.0, "fixed": True}},
+        missing={"flow": ["a", "b"], "drive": ["c", "t"]},
+        equations={"a": "-flow + leak*c", "b": "one*flow - k*b", "c": "k*b - leak*c + drive"},
+        observables=["a", "c"],
+    ),
+    laws={"flow": "0.7*a*b", "drive": "0.2*c*sin(t)"},
+    initial=np.array([[1.5, 0.8, 0.3], [1.0, 1.2, 0.5], [2.0, 0.4, 0.1]]),
+    times=(
+        np.array([0.0, 0.4, 0.5, 1.1, 1.6, 2.4, 2.5, 3.0]),
+        np.array([0.2, 0.7, 1.5, 1.9]),
+        np.array([0.0, 0.3, 0.9, 1.3, 1.8]),
+    ),
+    unseen=((0, 2, 0), (0, 5, 1), (1, 0, 0), (1, 0, 1), (2, 4, 0)),
+)
+"""Everything awkward at once.
+
+A hole in two equations, a hole in the time, a hidden state, trajectories of unequal length, irregular
+times, missing values (a whole first row too), parameters free, bounded and fixed.
+"""
+
+PROBLEMS = (LOGISTIC, LOTKA_VOLTERRA, FORCED, EXCHANGE)
+"""Every system with a known answer."""
+
+
+def network_ude(system: System, hidden: tuple[int, ...] = (3, 2), prior: float = 0.3) -> UDE:
+    """Return a system with small networks of unequal scales in its holes."""
+    names = [*system.state_names, "t"]
+    shapes = [
+        NetworkShape(
+            tuple(names.index(name) for name in hole.inputs),
+            hidden,
+            0.5 + 0.1 * np.arange(len(hole.inputs)),
+            1.5 - 0.2 * np.arange(len(hole.inputs)),
+            0.7 + number,
+        )
+        for number, hole in enumerate(system.missing)
+    ]
+    return UDE(system, ResidualNetworks(shapes, prior))
+
+
+def random_theta(ude: UDE, batch: int, seed: int = 0, size: float = 0.4) -> torch.Tensor:
+    """Return unknowns of an equation near those that its system states, shape ``(batch, n_theta)``."""
+    noise = size * np.random.default_rng(seed).standard_normal((batch, ude.n_theta))
+    theta = torch.as_tensor(noise)
+    theta[:, : ude.n_free] = ude.parameters.initial(batch) + 0.3 * theta[:, : ude.n_free]
+    return theta
+
+
+class LeastSquares(AbstractObjective):
+    """Small least-squares problems of a batch, whose answers are known, one row of targets per member.
+
+    Rosenbrock's valley ``(10 (v - u**2), m - u)``: the solution is ``(m, m**2)``, the cost there zero.
+
+    Args:
+        targets: ``m`` of each member, shape ``(B,)``.
+        poisoned: members whose residual is NaN wherever ``u`` exceeds ``limit``.
+        limit: see ``poisoned``.
+    """
+
+    def __init__(self, targets: torch.Tensor, poisoned: Sequence[int] = (), limit: float = -np.inf) -> None:
+        self._targets, self._limit = targets, limit
+        self._poisoned = torch.zeros(len(targets), dtype=torch.bool)
+        self._poisoned[list(poisoned)] = True
+
+    def start(self, state: FitState) -> torch.Tensor:
+        return state.theta.clone()
+
+    def finish(self, unknowns: torch.Tensor) -> FitState:
+        return FitState(unknowns.new_zeros(len(unknowns), 1, 1, 0), unknowns.detach())
+
+    def unit(self, unknowns: torch.Tensor) -> torch.Tensor:
+        return torch.ones_like(unknowns[0])
+
+    def residual(self, unknowns: torch.Tensor) -> torch.Tensor:
+        u, v = unknowns[:, 0], unknowns[:, 1]
+        bad = self._poisoned & (u > self._limit)
+        pair = torch.stack([10.0 * (v - u.square()), self._targets - u], dim=1)
+        return pair * torch.where(bad, torch.nan, 1.0)[:, None]
+
+    def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
+        return 0.5 * self.residual(unknowns).square().sum(1)
+
+    def linearize(self, unknowns: torch.Tensor) -> DenseLinearization:
+        with torch.no_grad():
+            residual = self.residual(unknowns)
+            jacobian = residual.new_zeros(len(unknowns), 2, 2)
+            jacobian[:, 0, 0], jacobian[:, 0, 1] = -20.0 * unknowns[:, 0], 10.0
+            jacobian[:, 1, 0] = -1.0
+            jacobian = jacobian + 0.0 * residual[..., None]
+            cost = 0.5 * residual.square().sum(1)
+            normal = DenseNormal.assemble(jacobian, residual, torch.zeros_like(unknowns), unknowns)
+            return DenseLinearization(cost, torch.zeros_like(cost), torch.zeros_like(cost), normal)
+
+    def take(self, index: torch.Tensor) -> LeastSquares:
+        poisoned = torch.nonzero(self._poisoned[index]).flatten().tolist()
+        return LeastSquares(self._targets[index], poisoned, self._limit)

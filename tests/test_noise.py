@@ -1,0 +1,108 @@
+"""Noise: as it is given, or as the data say it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sciml_discover.errors import InputError
+from sciml_discover.noise import Noise, NoiseOptions, measure_noise, smooth_observables
+from sciml_discover.trajectories import Dataset, Trajectory
+
+
+def dataset(sd: tuple[float, float] = (0.05, 0.2), rows: int = 60, seed: int = 0) -> Dataset:
+    generator = np.random.default_rng(seed)
+    trajectories = []
+    for name, offset in (("a", 3.0), ("b", 5.0)):
+        times = np.linspace(0.0, 8.0, rows)
+        clean = np.stack([offset + np.sin(times), offset + 2.0 * np.cos(times)], axis=1)
+        trajectories.append(Trajectory(name, times, clean + np.array(sd) * generator.standard_normal(clean.shape)))
+    return Dataset(("x", "y"), tuple(trajectories))
+
+
+def test_given_levels_are_taken_as_they_are() -> None:
+    data = dataset()
+    noise = measure_noise(data, NoiseOptions(sd={"y": 0.3, "x": 0.1}))
+    np.testing.assert_array_equal(noise.sd, [0.1, 0.3])
+    assert not noise.estimated
+    assert np.isinf(noise.degrees_of_freedom).all()
+    assert noise.lognormal == (False, False)
+    np.testing.assert_array_equal(measure_noise(data, NoiseOptions(lognormal=0.2)).sd, [0.2, 0.2])
+    assert measure_noise(data, NoiseOptions(lognormal=0.2)).lognormal == (True, True)
+
+
+def test_relative_level_multiplies_the_mean_size_of_what_was_seen() -> None:
+    data = dataset()
+    data.trajectories[0].values[3:9, 0] = np.nan
+    seen = np.concatenate([item.values for item in data.trajectories])
+    np.testing.assert_allclose(
+        measure_noise(data, NoiseOptions(relative=0.1)).sd, 0.1 * np.nanmean(np.abs(seen), axis=0)
+    )
+
+
+def test_level_for_every_observable() -> None:
+    with pytest.raises(InputError, match="no noise level for 'x'"):
+        measure_noise(dataset(), NoiseOptions(relative={"y": 0.1}))
+
+
+def test_two_levels_are_one_too_many() -> None:
+    with pytest.raises(ValueError, match="sd and relative are both given"):
+        NoiseOptions(sd=0.1, relative=0.1)
+
+
+def test_estimate_for_each_observable() -> None:
+    noise = measure_noise(dataset(), NoiseOptions())
+    np.testing.assert_allclose(noise.sd, [0.05, 0.2], rtol=0.25)
+    assert noise.estimated
+    assert not noise.pooled
+    assert np.isfinite(noise.degrees_of_freedom).all()
+
+
+def test_pooled_estimate_is_the_mean_variance_of_all() -> None:
+    data = dataset((0.1, 0.1))
+    each, pooled = measure_noise(data, NoiseOptions()), measure_noise(data, NoiseOptions(estimate="pooled"))
+    assert pooled.pooled
+    assert pooled.sd[0] == pooled.sd[1]
+    assert each.sd.min() <= pooled.sd[0] <= each.sd.max()
+    np.testing.assert_allclose(pooled.degrees_of_freedom, each.degrees_of_freedom.sum())
+
+
+def test_lognormal_estimate_is_of_the_logarithm() -> None:
+    data = dataset((0.0, 0.0))
+    generator = np.random.default_rng(1)
+    noisy = Dataset(
+        data.observables,
+        tuple(
+            Trajectory(item.name, item.times, item.values * np.exp(0.1 * generator.standard_normal(item.values.shape)))
+            for item in data.trajectories
+        ),
+    )
+    noise = measure_noise(noisy, NoiseOptions(kind="lognormal"))
+    assert noise.lognormal == (True, True)
+    np.testing.assert_allclose(noise.sd, 0.1, rtol=0.3)
+
+
+def test_missing_values_are_left_out() -> None:
+    data, holes = dataset(), dataset()
+    holes.trajectories[0].values[::7, 0] = np.nan
+    one, two = measure_noise(data, NoiseOptions()).sd, measure_noise(holes, NoiseOptions()).sd
+    assert one[0] != two[0]
+    assert two[0] == pytest.approx(one[0], rel=0.2)
+    assert one[1] == two[1]
+
+
+def test_an_observable_that_one_trajectory_lacks() -> None:
+    data = dataset()
+    data.trajectories[1].values[:, 1] = np.nan
+    assert measure_noise(data, NoiseOptions()).sd[1] == pytest.approx(0.2, rel=0.4)
+    smooth = smooth_observables(data, (False, False))[1].value(1, data.trajectories[1].times)
+    assert np.isfinite(smooth).all()
+
+
+def test_transform_takes_logarithms_where_the_noise_is_multiplicative() -> None:
+    noise = Noise(("x", "y"), (False, True), np.ones(2), False, False, np.full(2, np.inf))
+    values = np.array([[2.0, np.e], [3.0, -1.0]])
+    found = noise.transform(values)
+    np.testing.assert_allclose(found[0], [2.0, 1.0])
+    assert np.isnan(found[1, 1])
+    assert values[0, 1] == np.e  # the argument is left alone

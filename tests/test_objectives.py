@@ -1,0 +1,311 @@
+"""Objectives against least-squares problems written out row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from sciml_discover.integrate import integrate_batch
+from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
+from sciml_discover.objectives.derivative_matching import DenseLinearization
+from sciml_discover.objectives.multiple_shooting import ConstrainedShooting, PenalisedShooting, ShootingObjective
+from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.ude import UDE
+from tests.problems import EXCHANGE, FORCED, LOTKA_VOLTERRA, OBJECTIVES, Problem, network_ude, random_theta
+
+STEPS = 4
+
+
+@dataclass(frozen=True)
+class Shooting:
+    """A shooting problem, and the same one as plain loops over trajectories, segments and rows."""
+
+    ude: UDE
+    rows: Rows
+    objective: ShootingObjective
+    unknowns: torch.Tensor
+
+    @classmethod
+    def make(cls, problem: Problem, segment_length: int | str, batch: int = 2, jump: float = 0.05) -> Shooting:
+        ude, rows = network_ude(problem.system, (2,)), problem.rows(0.02)
+        options = MultipleShooting.model_validate({"segment_length": segment_length, "continuity": 0.7})
+        objective = options.build(ude, rows, STEPS)
+        state = FitState(rows.smooth_states.expand(batch, *rows.smooth_states.shape), random_theta(ude, batch))
+        unknowns = objective.start(state)
+        noise = np.random.default_rng(3).standard_normal(tuple(unknowns.shape))
+        noise[:, unknowns.shape[1] - ude.n_theta :] = 0.0
+        return cls(ude, rows, objective, unknowns + jump * torch.as_tensor(noise))
+
+    def loops(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return residuals of what was measured, and jumps in units of the tolerance, shapes ``(B, ...)``."""
+        rows, k = self.rows, self.objective.segment_length
+        count, longest = rows.times.shape
+        segments = -(-(longest - 1) // k)
+        dimension = self.ude.system.dimension
+        nodes = flat[:, : count * segments * dimension].reshape(-1, count, segments, dimension)
+        theta = flat[:, count * segments * dimension :]
+        residuals, jumps = [], []
+        for j in range(count):
+            for s in range(segments):
+                state = nodes[:, j, s]
+                for row in range(s * k, min((s + 1) * k, longest - 1)):
+                    residuals.append(self._residual(j, row, state))
+                    begin, end = rows.times[j, row], rows.times[j, row + 1]
+                    state = integrate_batch(
+                        lambda time, at: self.ude.rhs(time, at, theta),
+                        begin[None],
+                        (end - begin)[None],
+                        state[:, None],
+                        STEPS,
+                    )[:, 0]
+                if s < segments - 1:
+                    jumps.append((state - nodes[:, j, s + 1]) / rows.tolerance)
+                else:
+                    residuals.append(self._residual(j, longest - 1, state))
+        return torch.cat(residuals, 1), torch.cat(jumps, 1) if jumps else flat.new_zeros(len(flat), 0)
+
+    def _residual(self, j: int, row: int, state: torch.Tensor) -> torch.Tensor:
+        model = state[:, self.rows.columns]
+        model = torch.where(self.rows.lognormal, torch.log(model), model)
+        return (model - self.rows.values[j, row]) * self.rows.weights[j, row]
+
+    def dense(self, flat: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return residuals and jumps of one member, and their exact Jacobians.
+
+        Every row gets its own copy of the unknowns, so that one backward sweep makes the whole Jacobian.
+        """
+        residual, jump = self.loops(flat[None])
+        both = residual.shape[1] + jump.shape[1]
+        copies = flat.expand(both, -1).clone().requires_grad_()
+        torch.cat(self.loops(copies), 1).diagonal().sum().backward()
+        assert copies.grad is not None
+        by_residual, by_jump = copies.grad.split([residual.shape[1], jump.shape[1]])
+        return residual[0], jump[0], by_residual, by_jump
+
+    def prior(self, flat: torch.Tensor) -> torch.Tensor:
+        """Return the precision of the prior of every unknown of one member."""
+        precision = self.ude.prior_precision(1)[0]
+        return torch.cat([flat.new_zeros(len(flat) - len(precision)), precision])
+
+    def cost(self, flat: torch.Tensor, weight: float, shift: torch.Tensor | float = 0.0) -> torch.Tensor:
+        """Return half the squares of one member, jumps included with a weight."""
+        residual, jump = self.loops(flat[None])
+        total = residual.square().sum() + (self.prior(flat) * flat.square()).sum()
+        return 0.5 * (total + weight * (jump + shift).square().sum())
+
+
+CASES = [
+    (EXCHANGE, 1),
+    (EXCHANGE, 3),
+    (EXCHANGE, "all"),
+    (LOTKA_VOLTERRA, 7),
+    (FORCED, 1),
+]
+"""Seven intervals divide into three and three and one; twenty into seven, seven and six."""
+
+
+@pytest.fixture(params=CASES, ids=lambda case: f"{case[0].name}-{case[1]}")
+def shooting(request: pytest.FixtureRequest) -> Shooting:
+    return Shooting.make(*request.param)
+
+
+def test_the_list_names_every_objective() -> None:
+    assert {type(item) for item in OBJECTIVES} == set(get_args(get_args(ObjectiveOptions)[0]))
+
+
+def test_rows_count_what_was_measured() -> None:
+    rows = EXCHANGE.rows(0.02)
+    assert rows.n_observed == EXCHANGE.dataset(0.02).n_observed == 2 * (8 + 4 + 5) - 5
+    assert rows.lengths == (8, 4, 5)
+    assert (rows.intervals[1, 3:] == 0).all()
+    assert torch.isfinite(rows.smooth_states).all()
+    # The hidden state.
+    assert torch.isnan(rows.smooth_slopes[..., 1]).all()
+    states = torch.as_tensor(np.random.default_rng(0).uniform(1, 2, (8, 3)))
+    padded = rows.smooth_states.clone()
+    padded[1, 4:] = 1e6
+    assert torch.equal(rows.residual(padded)[1], rows.residual(rows.smooth_states)[1])
+    assert rows.residual(states.expand(3, 8, 3))[0, 2, 0] == 0
+
+
+def test_penalised_rounds_are_the_loops(shooting: Shooting) -> None:
+    *penalised, last = shooting.objective.second_order_rounds()
+    if shooting.objective.segments == 1:
+        assert not penalised
+        return
+    damping = torch.tensor([0.0, 0.1]).double()
+    for power, stage in enumerate(penalised):
+        weight = 0.7 * 30.0**power
+        linearized = stage.linearize(shooting.unknowns)
+        assert isinstance(linearized, PenalisedShooting)
+        steps, changes = linearized.solve(damping)
+        normal = linearized.normal
+        gradient = torch.cat([normal.node_gradient.flatten(1), normal.shared_gradient], dim=1)
+        for b, flat in enumerate(shooting.unknowns):
+            residual, jump, by_residual, by_jump = shooting.dense(flat)
+            prior = shooting.prior(flat)
+            exact = by_residual.T @ residual + weight * by_jump.T @ jump + prior * flat
+            torch.testing.assert_close(linearized.cost[b], shooting.cost(flat, weight))
+            torch.testing.assert_close(gradient[b], exact)
+            matrix = by_residual.T @ by_residual + weight * by_jump.T @ by_jump + torch.diag(prior)
+            damped = matrix + damping[b] * torch.diag(torch.diag(matrix))
+            step = -torch.linalg.solve(damped, exact)
+            # The matrix is ill conditioned, and the promise is what matters.
+            promised = exact @ step + 0.5 * step @ matrix @ step
+            torch.testing.assert_close(changes[b], promised, rtol=1e-6, atol=1e-8)
+            size = step.abs().max()
+            torch.testing.assert_close(steps[b] / size, step / size, rtol=1e-4, atol=1e-5)
+    assert last.linearize(shooting.unknowns).infeasibility.min() > 0
+
+
+def test_the_last_round_solves_the_constrained_problem(shooting: Shooting) -> None:
+    linearized = shooting.objective.second_order_rounds()[-1].linearize(shooting.unknowns)
+    assert isinstance(linearized, ConstrainedShooting)
+    steps, changes = linearized.solve(torch.zeros(2).double())
+    for b, flat in enumerate(shooting.unknowns):
+        residual, jump, by_residual, by_jump = shooting.dense(flat)
+        prior = shooting.prior(flat)
+        torch.testing.assert_close(linearized.chi_square[b], residual.square().sum())
+        torch.testing.assert_close(linearized.cost[b], shooting.cost(flat, 0.0))
+        torch.testing.assert_close(linearized.infeasibility[b], jump.abs().sum())
+        # The step closes the linearised jumps, and nothing that does so too has a smaller linearised cost.
+        torch.testing.assert_close(by_jump @ steps[b], -jump, rtol=1e-6, atol=1e-6)
+        matrix = by_residual.T @ by_residual + torch.diag(prior)
+        gradient = by_residual.T @ residual + prior * flat
+        slope = gradient + matrix @ steps[b]
+        if len(jump):
+            *_, rows = torch.linalg.svd(by_jump)
+            slope = rows[len(jump) :] @ slope  # along directions that keep the jumps closed
+        assert slope.abs().max() < 1e-6 * gradient.abs().max()
+        promised = gradient @ steps[b] + 0.5 * steps[b] @ matrix @ steps[b]
+        torch.testing.assert_close(changes[b], promised, rtol=1e-6, atol=1e-6)
+
+
+def test_covariance_is_that_of_the_continuous_trajectories() -> None:
+    shooting = Shooting.make(EXCHANGE, 1)
+    finished = shooting.objective.finish(shooting.unknowns)
+    single = MultipleShooting(segment_length="all").build(shooting.ude, shooting.rows, STEPS)
+    flat = single.start(FitState(finished.states, finished.theta))[0]
+    other = Shooting(shooting.ude, shooting.rows, single, flat[None])
+    _, _, by_residual, _ = other.dense(flat)
+    fisher = by_residual.T @ by_residual + torch.diag(other.prior(flat))
+    found = single.covariance(flat[None])[0]
+    # The initial states of three trajectories come first in the unknowns, theta in the covariance.
+    order = [*range(9, len(flat)), *range(9)]
+    scale = torch.diag(fisher).sqrt()[order]
+    product = (found * scale[:, None] * scale) @ (fisher[order][:, order] / scale[:, None] / scale)
+    torch.testing.assert_close(product, torch.eye(len(flat)).double(), rtol=1e-5, atol=1e-5)
+
+
+def test_loss_is_the_first_penalised_round_by_another_solver(shooting: Shooting) -> None:
+    objective = shooting.objective
+    flat = shooting.unknowns.clone().requires_grad_()
+    loss = objective.loss(flat)
+    loss.sum().backward()
+    assert flat.grad is not None
+    weight = 0.7 if objective.segments > 1 else 0.0
+    for b in range(2):
+        at = shooting.unknowns[b]
+        # torchdiffeq's rk4 is the 3/8 rule: the same order, another error.
+        torch.testing.assert_close(loss[b], shooting.cost(at, weight), rtol=1e-3, atol=1e-6)
+        exact = torch.autograd.functional.jacobian(lambda x: shooting.cost(x, weight), at)
+        assert (flat.grad[b] - exact).abs().max() < 1e-3 * exact.abs().max()
+
+
+def test_loss_after_a_round_is_the_augmented_lagrangian() -> None:
+    shooting = Shooting.make(EXCHANGE, 3)
+    objective = shooting.objective
+    assert objective.rounds == 3
+    assert objective.advance(shooting.unknowns)
+    moved = shooting.unknowns + 0.01
+    loss = objective.loss(moved)
+    for b in range(2):
+        _, jump = shooting.loops(shooting.unknowns[[b]])
+        shift = 0.7 * jump / 7.0  # multipliers over the weight that has grown
+        torch.testing.assert_close(loss[b], shooting.cost(moved[b], 7.0, shift), rtol=1e-3, atol=1e-6)
+
+
+def test_nothing_to_tie_means_one_round() -> None:
+    assert Shooting.make(FORCED, "all").objective.rounds == 1
+    assert Shooting.make(FORCED, 500).objective.segments == 1
+
+
+def test_start_and_finish_of_a_continuous_trajectory() -> None:
+    for length in (1, 3, "all"):
+        shooting = Shooting.make(EXCHANGE, "all")
+        path = shooting.objective.finish(shooting.unknowns)
+        other = Shooting.make(EXCHANGE, length).objective
+        unknowns = other.start(path)
+        torch.testing.assert_close(other.finish(unknowns).states, path.states)
+        assert torch.equal(other.finish(unknowns).theta, path.theta)
+        assert other.linearize(unknowns).worst_defect.max() < 1e-8
+        if length == 1:
+            torch.testing.assert_close(other.finish_nodes(unknowns).states, path.states)
+    with pytest.raises(ValueError, match="expected single intervals"):
+        Shooting.make(EXCHANGE, 3).objective.finish_nodes(Shooting.make(EXCHANGE, 3).unknowns)
+
+
+@pytest.mark.parametrize("options", OBJECTIVES, ids=lambda options: f"{options.kind}-{getattr(options, 'segment_length', '')}")
+def test_take_and_choose_keep_the_members_apart(options: ObjectiveOptions) -> None:
+    ude, rows = network_ude(LOTKA_VOLTERRA.system), LOTKA_VOLTERRA.rows()
+    objective = options.build(ude, rows, 2)
+    states = rows.smooth_states.expand(3, *rows.smooth_states.shape)
+    unknowns = objective.start(FitState(states, random_theta(ude, 3)))
+    index, damping = torch.tensor([2, 0]), torch.full((3,), 0.1).double()
+    for stage in objective.second_order_rounds():
+        whole = stage.linearize(unknowns)
+        part = stage.take(index).linearize(unknowns[index])
+        torch.testing.assert_close(part.cost, whole.cost[index])
+        torch.testing.assert_close(part.solve(damping[index])[0], whole.solve(damping)[0][index])
+        torch.testing.assert_close(whole.take(index).solve(damping[index])[0], whole.solve(damping)[0][index])
+        other = stage.linearize(unknowns + 0.1)
+        mixed = whole.choose(torch.tensor([True, False, True]), other)
+        torch.testing.assert_close(mixed.cost, torch.stack([whole.cost[0], other.cost[1], whole.cost[2]]))
+        torch.testing.assert_close(mixed.solve(damping)[0][1], other.solve(damping)[0][1])
+    # A member that is not finite does not disturb the others.
+    broken = unknowns.clone()
+    broken[1] = torch.nan
+    for stage in objective.second_order_rounds():
+        step, _ = stage.linearize(broken).solve(damping)
+        torch.testing.assert_close(step[index], stage.linearize(unknowns).solve(damping)[0][index])
+        assert not torch.isfinite(step[1]).all()
+
+
+def test_derivative_matching_is_a_regression_of_slopes() -> None:
+    ude, rows = network_ude(LOTKA_VOLTERRA.system), LOTKA_VOLTERRA.rows()
+    options = DerivativeMatching(accuracy=0.1)
+    objective = options.build(ude, rows, 1)
+    theta = objective.start(FitState(rows.smooth_states[None], random_theta(ude, 2)))
+
+    def cost(flat: torch.Tensor) -> torch.Tensor:
+        slopes = ude.rhs(rows.times[0], rows.smooth_states[0][None], flat[None])[0]
+        mismatch = (slopes - rows.smooth_slopes[0]) / (0.1 * rows.slope_scale)
+        return 0.5 * mismatch.square().sum() + 0.5 * (ude.prior_precision(1)[0] * flat.square()).sum()
+
+    linearized = objective.linearize(theta)
+    assert isinstance(linearized, DenseLinearization)
+    for b in range(2):
+        torch.testing.assert_close(objective.loss(theta)[b], cost(theta[b]))
+        torch.testing.assert_close(linearized.cost[b], cost(theta[b]))
+        exact = torch.autograd.functional.jacobian(cost, theta[b])
+        torch.testing.assert_close(linearized.normal.gradient[b], exact)
+
+
+def test_derivative_matching_does_not_count_padded_rows() -> None:
+    two = Problem(
+        "two", LOTKA_VOLTERRA.system, LOTKA_VOLTERRA.laws, LOTKA_VOLTERRA.initial.repeat(2, 0),
+        (np.arange(0, 3.01, 0.25), np.arange(0, 1.6, 0.25)),
+    )  # fmt: skip
+    ude, rows = network_ude(two.system), two.rows()
+    theta = random_theta(ude, 1)
+    objective = DerivativeMatching().build(ude, rows, 1)
+    before = objective.loss(objective.start(FitState(rows.smooth_states[None], theta)))
+    assert rows.lengths == (13, 7)
+    rows.smooth_slopes[1, 7:] += 100.0
+    torch.testing.assert_close(objective.loss(theta), before)
+    rows.smooth_slopes[1, 6] += 100.0
+    assert objective.loss(theta) > 2 * before

@@ -1,0 +1,99 @@
+"""Optimizers on least-squares problems whose answers are known."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from sciml_discover.objectives.problem import FitState
+from sciml_discover.optimizers import GaussNewton, OptimizerOptions
+from tests.problems import FORCED, OBJECTIVES, OPTIMIZERS, LeastSquares, network_ude
+
+TARGETS = torch.tensor([1.0, -0.5, 2.0]).double()
+START = torch.tensor([[-1.2, 1.0], [1.0, 1.0], [0.0, 0.0]]).double()
+
+
+def ids(options: object) -> str:
+    return str(getattr(options, "kind", options)) + str(getattr(options, "segment_length", ""))
+
+
+def run(
+    optimizer: OptimizerOptions, objective: LeastSquares, start: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+    seen: list[torch.Tensor] = []
+    found, converged = optimizer.minimise(objective, start.clone(), lambda _, values: seen.append(values.clone()))
+    return found, converged, seen
+
+
+def test_the_list_names_every_optimizer() -> None:
+    assert {type(item) for item in OPTIMIZERS} == set(get_args(get_args(OptimizerOptions)[0]))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
+def test_finds_the_bottom_of_a_curved_valley(optimizer: OptimizerOptions) -> None:
+    objective = LeastSquares(TARGETS)
+    found, converged, seen = run(optimizer, objective, START)
+    first_order = optimizer.kind == "adam"
+    answer = torch.stack([TARGETS, TARGETS.square()], dim=1)
+    torch.testing.assert_close(found, answer, rtol=0, atol=0.1 if first_order else 1e-5)
+    assert (objective.loss(found) < (1e-2 if first_order else 1e-8) * objective.loss(START)).all()
+    assert converged.tolist() == [not first_order] * 3
+    assert len(seen) <= optimizer.iterations
+    assert all(values.shape == (3,) for values in seen)
+    # What is reported never rises.
+    assert (torch.diff(torch.stack(seen), dim=0) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
+def test_members_do_not_know_of_each_other(optimizer: OptimizerOptions) -> None:
+    quick = optimizer.model_copy(update={"iterations": 40})
+    together, *_ = run(quick, LeastSquares(TARGETS), START)
+    for b in range(3):
+        alone, *_ = run(quick, LeastSquares(TARGETS[[b]]), START[[b]])
+        torch.testing.assert_close(alone[0], together[b], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
+@pytest.mark.parametrize("limit", [-torch.inf, 0.5], ids=["at once", "on its way"])
+def test_a_member_that_is_not_a_number_does_not_disturb_the_others(
+    optimizer: OptimizerOptions, limit: float
+) -> None:
+    quick = optimizer.model_copy(update={"iterations": 60})
+    start = torch.zeros(3, 2).double()
+    healthy, *_ = run(quick, LeastSquares(TARGETS), start)
+    found, converged, _ = run(quick, LeastSquares(TARGETS, poisoned=(2,), limit=limit), start)
+    torch.testing.assert_close(found[:2], healthy[:2], rtol=1e-9, atol=1e-9)
+    assert torch.isfinite(found[2]).all()
+    if limit == 0.5:
+        # It goes on where there are numbers: towards its answer u = 2, up to the edge.
+        objective = LeastSquares(TARGETS)
+        assert objective.loss(found)[2] < 0.9 * objective.loss(start)[2]
+        assert found[2, 0] <= 0.5
+    else:
+        assert found[2].tolist() == [0.0, 0.0]
+        assert not converged[2]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
+def test_the_start_is_left_alone(optimizer: OptimizerOptions) -> None:
+    start = START.clone()
+    run(optimizer.model_copy(update={"iterations": 5}), LeastSquares(TARGETS), start)
+    assert torch.equal(start, START)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
+@pytest.mark.parametrize("options", OBJECTIVES, ids=ids)
+def test_every_optimizer_reduces_every_objective(optimizer: OptimizerOptions, options) -> None:  # noqa: ANN001
+    ude, rows = network_ude(FORCED.system, (4,)), FORCED.rows(0.02)
+    iterations = 12 if isinstance(optimizer, GaussNewton) else 45
+    quick = optimizer.model_copy(update={"iterations": iterations})
+    weights = ude.filling.initial_weights(2, np.random.default_rng(0))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+    theta = torch.cat([ude.parameters.initial(2), weights], dim=1)
+    objective = options.build(ude, rows, 2)
+    start = objective.start(FitState(rows.smooth_states.expand(2, *rows.smooth_states.shape), theta))
+    judge = options.build(ude, rows, 2)
+    found, _ = quick.minimise(objective, start, lambda *_: None)
+    assert (judge.loss(found) < 0.7 * judge.loss(start)).all()
