@@ -161,6 +161,10 @@ class Alternative(Record):
 
     missing: dict[str, str]
     """What stands in each hole, digits following the errors."""
+    missing_full: dict[str, str]
+    """The same, every number in full precision."""
+    parameters: dict[str, float]
+    """The physical parameters as refitted with this law."""
     rival: bool
     """Whether the criterion cannot tell it from the choice; otherwise it stands on the Pareto front."""
     criterion: float | None
@@ -590,6 +594,8 @@ def _scores(score: ModelScore) -> Scores:
 def _alternative(law: Law, *, rival: bool, holdout_error: float | None) -> Alternative:
     return Alternative(
         missing=law.expressions,
+        missing_full=law.expressions_full,
+        parameters={name: item.estimate.value for name, item in law.parameters.items()},
         rival=rival,
         criterion=_finite(law.criterion),
         delta=_finite(law.delta),

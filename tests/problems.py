@@ -224,7 +224,7 @@ def random_theta(ude: UDE, batch: int, seed: int = 0, size: float = 0.4) -> torc
 class LeastSquares(AbstractObjective):
     """Small least-squares problems of a batch, whose answers are known, one row of targets per member.
 
-    Rosenbrock's valley ``(10 (v - u**2), m - u)``: the solution is ``(m, m**2)``, the cost there zero.
+    Rosenbrock's valley ``(4 (v - u**2), m - u)``: the solution is ``(m, m**2)``, the cost there zero.
 
     Args:
         targets: ``m`` of each member, shape ``(B,)``.
@@ -249,7 +249,7 @@ class LeastSquares(AbstractObjective):
     def residual(self, unknowns: torch.Tensor) -> torch.Tensor:
         u, v = unknowns[:, 0], unknowns[:, 1]
         bad = self._poisoned & (u > self._limit)
-        pair = torch.stack([10.0 * (v - u.square()), self._targets - u], dim=1)
+        pair = torch.stack([4.0 * (v - u.square()), self._targets - u], dim=1)
         return pair * torch.where(bad, torch.nan, 1.0)[:, None]
 
     def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
@@ -259,7 +259,7 @@ class LeastSquares(AbstractObjective):
         with torch.no_grad():
             residual = self.residual(unknowns)
             jacobian = residual.new_zeros(len(unknowns), 2, 2)
-            jacobian[:, 0, 0], jacobian[:, 0, 1] = -20.0 * unknowns[:, 0], 10.0
+            jacobian[:, 0, 0], jacobian[:, 0, 1] = -8.0 * unknowns[:, 0], 4.0
             jacobian[:, 1, 0] = -1.0
             jacobian = jacobian + 0.0 * residual[..., None]
             cost = 0.5 * residual.square().sum(1)

@@ -24,12 +24,12 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sciml_discover", "tasks", "flows")
 
 FLOORS = (
-    ("base", "errors"),
+    ("base", "errors", "threads"),
     ("expressions", "printing", "callables", "system", "systems"),
     ("trajectories", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("library", "holes", "ude"),
     ("objectives", "optimizers", "solve", "training"),
-    ("residual_samples", "regressors", "search", "simplify", "laws", "selection"),
+    ("residual_samples", "regressors", "search", "simplify", "laws", "criterion", "selection"),
     ("forecasts", "scores", "baselines", "validation"),
     ("result", "export", "report"),
     ("payload", "store", "option_errors", "toml_writer", "experiment"),

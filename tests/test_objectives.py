@@ -17,7 +17,7 @@ from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE
 from tests.problems import EXCHANGE, FORCED, LOTKA_VOLTERRA, OBJECTIVES, Problem, network_ude, random_theta
 
-STEPS = 4
+STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -211,9 +211,9 @@ def test_loss_is_the_first_penalised_round_by_another_solver(shooting: Shooting)
     for b in range(2):
         at = shooting.unknowns[b]
         # torchdiffeq's rk4 is the 3/8 rule: the same order, another error.
-        torch.testing.assert_close(loss[b], shooting.cost(at, weight), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(loss[b], shooting.cost(at, weight), rtol=2e-3, atol=1e-6)
         exact = torch.autograd.functional.jacobian(lambda x: shooting.cost(x, weight), at)
-        assert (flat.grad[b] - exact).abs().max() < 1e-3 * exact.abs().max()
+        assert (flat.grad[b] - exact).abs().max() < 2e-3 * exact.abs().max()
 
 
 def test_loss_after_a_round_is_the_augmented_lagrangian() -> None:

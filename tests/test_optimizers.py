@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -87,8 +88,9 @@ def test_the_start_is_left_alone(optimizer: OptimizerOptions) -> None:
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
 @pytest.mark.parametrize("options", OBJECTIVES, ids=ids)
 def test_every_optimizer_reduces_every_objective(optimizer: OptimizerOptions, options) -> None:  # noqa: ANN001
-    ude, rows = network_ude(FORCED.system, (4,)), FORCED.rows(0.02)
-    iterations = 12 if isinstance(optimizer, GaussNewton) else 45
+    problem = replace(FORCED, times=(FORCED.times[0][:8],))
+    ude, rows = network_ude(problem.system, (4,)), problem.rows(0.02)
+    iterations = 12 if isinstance(optimizer, GaussNewton) else 30
     quick = optimizer.model_copy(update={"iterations": iterations})
     weights = ude.filling.initial_weights(2, np.random.default_rng(0))  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
     theta = torch.cat([ude.parameters.initial(2), weights], dim=1)
