@@ -34,7 +34,10 @@ STEPS = 8
 def known_only(system: System, data: PreparedData, trained: TrainingResult) -> AbstractModel | str:
     """Return the known physics with nothing in its holes, its free numbers refitted; or why there is none."""
     rows = make_rows(system, data.train, data.noise)
-    empty = [Library(hole.inputs, build_library(hole.inputs, LibraryOptions(polynomial_degree=0)).terms) for hole in system.missing]
+    empty = [
+        Library(hole.inputs, build_library(hole.inputs, LibraryOptions(polynomial_degree=0)).terms)
+        for hole in system.missing
+    ]
     zeros = [np.zeros((1, 1)) for _ in system.missing]
     refitter = Refitter(system, empty, rows, STEPS)
     coordinates = ParameterMap(system).initial(1)

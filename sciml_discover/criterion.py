@@ -60,7 +60,11 @@ class Criterion:
             return floored.sum(axis=1) + penalty
         freedom = self.noise.degrees_of_freedom
         if self.noise.pooled:
-            floored, counts, freedom = floored.sum(axis=1, keepdims=True), counts.sum(keepdims=True), freedom[:1]
+            floored, counts, freedom = (
+                floored.sum(axis=1, keepdims=True),
+                counts.sum(keepdims=True),
+                freedom[:1],
+            )
         total = n_values + freedom.sum()
         left = total - numbers - 2.0
         inflation = np.where(left > 0.5, total / np.maximum(left, 0.5), np.inf)

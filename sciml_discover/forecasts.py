@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -167,7 +166,10 @@ class UdeModel(AbstractModel):
         if parts.sum() > 20_000:
             return None
         fine = np.concatenate(
-            [low + (high - low) * np.arange(count) / count for low, high, count in zip(grid, grid[1:], parts, strict=False)]
+            [
+                low + (high - low) * np.arange(count) / count
+                for low, high, count in zip(grid, grid[1:], parts, strict=False)
+            ]
             + [grid[-1:]]
         )
         solved = solve_times(self._ude, self._theta, initial, fine, steps=1)

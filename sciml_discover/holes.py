@@ -78,7 +78,9 @@ class NetworkShape:
     @property
     def n_weights(self) -> int:
         """Number of weights and biases."""
-        return sum((width + 1) * following for width, following in zip(self.widths, self.widths[1:], strict=False))
+        return sum(
+            (width + 1) * following for width, following in zip(self.widths, self.widths[1:], strict=False)
+        )
 
 
 class ResidualNetworks(AbstractFilling):
@@ -88,7 +90,9 @@ class ResidualNetworks(AbstractFilling):
     equations need them for every point and every start at once.
     """
 
-    def __init__(self, shapes: Sequence[NetworkShape], prior: float, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, shapes: Sequence[NetworkShape], prior: float, device: torch.device | str = "cpu"
+    ) -> None:
         self.shapes = tuple(shapes)
         self.prior = prior
         self.n_weights = sum(shape.n_weights for shape in shapes)

@@ -168,9 +168,7 @@ def integrate_sensitivities(
     width = step[..., None]
     matrix_width = step[..., None, None]
 
-    def slopes(
-        time: torch.Tensor, at: torch.Tensor, by: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def slopes(time: torch.Tensor, at: torch.Tensor, by: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         value, by_state, by_parameters = linearize(time, at)
         slope = by_state @ by
         slope[..., slope.shape[-1] - by_parameters.shape[-1] :] += by_parameters

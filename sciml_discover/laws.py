@@ -190,7 +190,9 @@ class LawBuilder:
             complexity=complexity,
             covariance=joint,
             source=fits.candidates.sources[row],
-            status="converged" if bool(fits.converged[row]) else "the refit had not settled when its iterations ended",
+            status="converged"
+            if bool(fits.converged[row])
+            else "the refit had not settled when its iterations ended",
         )
 
     def _joint_covariance(
@@ -208,7 +210,10 @@ class LawBuilder:
         scale[: ude.n_free] = slopes
         with np.errstate(invalid="ignore"):
             return np.nan_to_num(
-                covariance[np.ix_(keep, keep)] * np.outer(scale, scale), nan=0.0, posinf=np.inf, neginf=-np.inf
+                covariance[np.ix_(keep, keep)] * np.outer(scale, scale),
+                nan=0.0,
+                posinf=np.inf,
+                neginf=-np.inf,
             )
 
 

@@ -55,7 +55,9 @@ class Library:
         # The time is an input like any other here, so inputs get names that cannot clash with it.
         names = [f"input{position}" for position in range(len(self.inputs))]
         renaming = {symbol(old): symbol(new) for old, new in zip(self.inputs, names, strict=True)}
-        self._functions = TorchSystem([term.xreplace(renaming) for term in self.terms], names, ())
+        self._functions = TorchSystem(
+            [sympy.sympify(term.xreplace(renaming)) for term in self.terms], names, ()
+        )
 
     def __len__(self) -> int:
         return len(self.terms)

@@ -63,9 +63,7 @@ class Candidates:
         )
 
 
-def combine(
-    supports: Supports, redundant: list[np.ndarray], most_terms: int, limit: int
-) -> Candidates:
+def combine(supports: Supports, redundant: list[np.ndarray], most_terms: int, limit: int) -> Candidates:
     """Return the combinations of the holes' proposals, the most promising ``limit`` of them.
 
     Promising is a small sum, over the holes, of the misfit to the samples and of the number of terms in units of a

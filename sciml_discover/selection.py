@@ -46,6 +46,9 @@ FIRST_GROUP = 40
 POLISHED_DELTA, POLISHED = 10.0, 20
 """Laws this much further behind than a rival, and this many more than are shown, still get their last fit."""
 
+LARGEST_MISFIT = 1000.0
+"""Mean squared residual, in units of the noise, above which a trained trajectory is no place to start from."""
+
 COLLINEAR = 0.98
 """Correlation of two fitted numbers above which they are named as hardly separable."""
 
@@ -143,7 +146,8 @@ def select(
     notes = list(merged)
     if data.noise.estimated:
         sds = ", ".join(
-            f"{name} {sd:.3g}" for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
+            f"{name} {sd:.3g}"
+            for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
     return _rank(system, data, libraries, refitter, fits, criterion, options, notes, len(candidates))
@@ -158,13 +162,17 @@ def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOpti
 
 
 def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return where refits start: the trained trajectories, or smoothed data where they ran away."""
+    """Return where refits start: the trained trajectories, or smoothed data where they ran or stayed away."""
     ude, theta = trained_ude(system, trained)
     initial = torch.as_tensor(trained.initial_states)[None]
     state = FitState(rows.smooth_states[None], theta)
     steps = choose_steps(ude, rows, state)
     solved = solve_rows(ude, rows, initial, theta, steps)[0]
     usable = torch.isfinite(solved).all(-1).all(-1)
+    if len(rows.columns) == system.dimension:
+        # Of a hidden state the smoothed data know nothing: there even a poor trajectory is better.
+        misfit, seen = rows.residual(solved).square().sum((1, 2)), (rows.weights > 0).sum((1, 2))
+        usable &= misfit <= LARGEST_MISFIT * seen
     states = torch.where(usable[:, None, None], solved, rows.smooth_states)
     return rows.keep_positive(states), theta[:, : ude.n_free], steps
 
@@ -248,7 +256,9 @@ def _correlations(system: System, law: Law) -> list[str]:
     size = len(names)
     variance = np.diag(law.covariance)[:size]
     sentences = [
-        f"{name} is not determined by the data" for name, own in zip(names, variance, strict=True) if not np.isfinite(own)
+        f"{name} is not determined by the data"
+        for name, own in zip(names, variance, strict=True)
+        if not np.isfinite(own)
     ]
     for i in range(size):
         for k in range(i):
@@ -256,5 +266,7 @@ def _correlations(system: System, law: Law) -> list[str]:
                 continue
             correlation = law.covariance[i, k] / np.sqrt(variance[i] * variance[k])
             if abs(correlation) > COLLINEAR:
-                sentences.append(f"{names[k]} and {names[i]} are hardly separable (correlation {correlation:.3f})")
+                sentences.append(
+                    f"{names[k]} and {names[i]} are hardly separable (correlation {correlation:.3f})"
+                )
     return sentences

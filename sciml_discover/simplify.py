@@ -63,7 +63,9 @@ def snap(value: float, stderr: float | None) -> str | None:
     return str(inside[0])
 
 
-def linear_combination(terms: Sequence[str], coefficients: Sequence[float], inputs: Sequence[str]) -> sympy.Expr:
+def linear_combination(
+    terms: Sequence[str], coefficients: Sequence[float], inputs: Sequence[str]
+) -> sympy.Expr:
     """Return the sum of coefficients times library terms, zero if there are none."""
     return sympy.Add(
         *(
@@ -79,7 +81,7 @@ def equations_with_numbers(
     """Return the right-hand sides with laws in the holes and numbers for the parameters."""
     filled = system.fill(laws)
     numbers = {symbol(name): sympy.Float(value) for name, value in parameters.items()}
-    return {name: equation.xreplace(numbers) for name, equation in filled.equations.items()}
+    return {name: sympy.sympify(equation.xreplace(numbers)) for name, equation in filled.equations.items()}
 
 
 def to_text(expression: sympy.Expr) -> str:
@@ -92,11 +94,11 @@ def to_text(expression: sympy.Expr) -> str:
     from sympy.printing.str import StrPrinter
 
     class Printer(StrPrinter):
-        def _print_Float(self, expr: sympy.Float) -> str:  # noqa: N802 - sympy's naming
+        def _print_Float(self, expr: sympy.Float) -> str:
             number = repr(float(expr))
             return number[:-2] if number.endswith(".0") else number
 
-        def _print_Abs(self, expr: sympy.Expr) -> str:  # noqa: N802 - sympy's naming
+        def _print_Abs(self, expr: sympy.Expr) -> str:
             return f"abs({self._print(expr.args[0])})"
 
     return Printer().doprint(expression)
@@ -145,9 +147,12 @@ def redundant_terms(system: System, terms: Sequence[tuple[str, ...]]) -> tuple[l
     """
     masks, sentences = [], []
     columns = {
-        parameter.name: [sympy.diff(system.equations[name], symbol(parameter.name)) for name in system.state_names]
+        parameter.name: [
+            sympy.diff(system.equations[name], symbol(parameter.name)) for name in system.state_names
+        ]
         for parameter in system.free_parameters
     }
+    numbers = {symbol(name) for name in system.parameter_names}
     for hole, texts in zip(system.missing, terms, strict=True):
         effect = [sympy.diff(system.equations[name], symbol(hole.name)) for name in system.state_names]
         mask = np.zeros(len(texts), dtype=bool)
@@ -155,7 +160,7 @@ def redundant_terms(system: System, terms: Sequence[tuple[str, ...]]) -> tuple[l
             term = parse_expression(text, hole.inputs, where="library term")
             change = [sympy.simplify(part * term) for part in effect]
             for name, column in columns.items():
-                if _proportional(change, column):
+                if _proportional(change, column, numbers):
                     mask[position] = True
                     sentences.append(
                         f"{text} in {hole.name} is carried by the free parameter {name} already: merged into it"
@@ -165,8 +170,8 @@ def redundant_terms(system: System, terms: Sequence[tuple[str, ...]]) -> tuple[l
     return masks, sentences
 
 
-def _proportional(one: Sequence[sympy.Expr], two: Sequence[sympy.Expr]) -> bool:
-    """Return whether two vectors of expressions differ by a number only."""
+def _proportional(one: Sequence[sympy.Expr], two: Sequence[sympy.Expr], numbers: set[sympy.Symbol]) -> bool:
+    """Return whether two vectors of expressions differ by a factor only that depends on ``numbers`` at most."""
     ratio = None
     for first, second in zip(one, two, strict=True):
         if first == 0 and second == 0:
@@ -174,7 +179,7 @@ def _proportional(one: Sequence[sympy.Expr], two: Sequence[sympy.Expr]) -> bool:
         if first == 0 or second == 0:
             return False
         quotient = sympy.simplify(first / second)
-        if quotient.free_symbols or (ratio is not None and sympy.simplify(quotient - ratio) != 0):
+        if quotient.free_symbols - numbers or (ratio is not None and sympy.simplify(quotient - ratio) != 0):
             return False
         ratio = quotient
     return ratio is not None

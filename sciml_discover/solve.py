@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,9 +48,7 @@ def choose_steps(ude: UDE, rows: Rows, state: FitState, accuracy: float = 1e-2) 
     return steps
 
 
-def solve_rows(
-    ude: UDE, rows: Rows, initial: torch.Tensor, theta: torch.Tensor, steps: int
-) -> torch.Tensor:
+def solve_rows(ude: UDE, rows: Rows, initial: torch.Tensor, theta: torch.Tensor, steps: int) -> torch.Tensor:
     """Return states at all rows, solved in one piece from the initial states, shape ``(B, J, L, d)``."""
     state, path = initial, [initial]
     with torch.no_grad():
@@ -81,7 +80,7 @@ def solve_times(
     state = torch.as_tensor(initial, dtype=torch.float64)[None, None]
     path = [state]
     with torch.no_grad():
-        for begin, end in zip(grid[:-1], grid[1:], strict=True):
+        for begin, end in pairwise(grid):
             state = integrate_batch(
                 lambda time, at: ude.rhs(time, at, theta), begin[None], (end - begin)[None], state, steps
             )

@@ -201,7 +201,9 @@ def train(
         # A start that nothing can re-solve yet is not judged by its re-solved trajectory.
         better = ~(reached > score) | ~torch.isfinite(score)
         if not bool(better.all()):
-            notes.append(f"{name}: {int((~better).sum())} of {len(better)} starts went back to where they were")
+            notes.append(
+                f"{name}: {int((~better).sum())} of {len(better)} starts went back to where they were"
+            )
         state = FitState(
             torch.where(better[:, None, None, None], following.states, state.states),
             torch.where(better[:, None], following.theta, state.theta),
@@ -218,7 +220,7 @@ class _Recorder:
         self.names: list[str] = []
         self.losses: list[np.ndarray] = []
 
-    def begin(self, name: str):  # noqa: ANN201 - an optimizer's Report
+    def begin(self, name: str):
         """Return what an optimizer calls after each iteration of a stage."""
 
         def report(iteration: int, values: torch.Tensor) -> None:  # noqa: ARG001 - counted here, over all stages
@@ -232,7 +234,9 @@ class _Recorder:
 
 def _length(stage: TrainStage) -> int:
     """Return the most iterations that a stage can report."""
-    rounds = 4 if isinstance(stage.optimizer, GaussNewton) and stage.objective.kind != "derivative_matching" else 1
+    rounds = (
+        4 if isinstance(stage.optimizer, GaussNewton) and stage.objective.kind != "derivative_matching" else 1
+    )
     return stage.optimizer.iterations * rounds
 
 
@@ -247,7 +251,7 @@ def _scores(ude: UDE, rows: Rows, state: FitState) -> torch.Tensor:
 
 def _result(
     system: System,
-    ude: UDE,
+    ude: UDE[ResidualNetworks],
     rows: Rows,
     state: FitState,
     score: torch.Tensor,
@@ -318,7 +322,7 @@ def _undetermined(system: System, ude: UDE, state: FitState, covariance: np.ndar
     return notes
 
 
-def trained_ude(system: System, trained: TrainingResult) -> tuple[UDE, torch.Tensor]:
+def trained_ude(system: System, trained: TrainingResult) -> tuple[UDE[ResidualNetworks], torch.Tensor]:
     """Return a trained equation and its ``theta``, shape ``(1, n_theta)``, from the numbers of a result."""
     names = [*system.state_names, "t"]
     shapes = [

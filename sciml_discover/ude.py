@@ -7,7 +7,7 @@ of the filling.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
@@ -74,7 +74,9 @@ class ParameterMap:
     def slope(self, coordinates: torch.Tensor) -> torch.Tensor:
         """Return the derivative of each free parameter by its coordinate, shape ``(B, n_free)``."""
         level = torch.sigmoid(coordinates)
-        return torch.where(self._both, self._width * level * (1.0 - level), self._scale.expand_as(coordinates))
+        return torch.where(
+            self._both, self._width * level * (1.0 - level), self._scale.expand_as(coordinates)
+        )
 
     @property
     def free_positions(self) -> list[int]:
@@ -82,7 +84,10 @@ class ParameterMap:
         return list(self._free)
 
 
-class UDE:
+Filling = TypeVar("Filling", bound=AbstractFilling)
+
+
+class UDE(Generic[Filling]):
     """Right-hand side of a system whose holes are filled, for a batch of fillings.
 
     Args:
@@ -91,7 +96,7 @@ class UDE:
         device: where the tensors live.
     """
 
-    def __init__(self, system: System, filling: AbstractFilling, device: torch.device | str = "cpu") -> None:
+    def __init__(self, system: System, filling: Filling, device: torch.device | str = "cpu") -> None:
         self.system = system
         self.filling = filling
         self.device = device

@@ -166,10 +166,14 @@ def validate(
     watch(Progress("validate", "solving", 1, 3))
     forecasts = {"law": forecast(model, data)}
     forecasts |= {
-        name: forecast(baseline, data) for name, baseline in models.items() if isinstance(baseline, AbstractModel)
+        name: forecast(baseline, data)
+        for name, baseline in models.items()
+        if isinstance(baseline, AbstractModel)
     }
     scores = {name: _score(found, data) for name, found in forecasts.items()}
-    scores |= {name: ModelScore(None, None, None, note) for name, note in models.items() if isinstance(note, str)}
+    scores |= {
+        name: ModelScore(None, None, None, note) for name, note in models.items() if isinstance(note, str)
+    }
     law_score = scores.pop("law")
     extrapolation, comparison = None, None
     if truth is not None:
@@ -245,7 +249,9 @@ def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: Valid
     freedom = law.n_observed - law.n_parameters
     threshold = options.chi_square_p
     if score.train is None:
-        return Reason("chi_square", False, None, threshold, "the law could not be solved over the training rows")
+        return Reason(
+            "chi_square", False, None, threshold, "the law could not be solved over the training rows"
+        )
     if freedom <= 0:
         text = f"{law.n_parameters} free numbers for {law.n_observed} values: nothing is left to test"
         return Reason("chi_square", False, None, threshold, text)
@@ -268,7 +274,9 @@ def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: Valid
 def _whiteness_reason(found: Forecast, data: PreparedData, options: ValidateOptions) -> Reason:
     threshold = options.whiteness_p
     if found.train is None:
-        return Reason("whiteness", False, None, threshold, "the law could not be solved over the training rows")
+        return Reason(
+            "whiteness", False, None, threshold, "the law could not be solved over the training rows"
+        )
     p_values = whiteness(data.train, found.train, data.noise)
     if not p_values:
         return Reason("whiteness", True, None, threshold, "too few rows to test residuals for whiteness")
@@ -299,9 +307,7 @@ def compare_with_truth(law: Law, truth: KnownSystem) -> TruthComparison:
     if set(names) != set(law.equations_full):
         return TruthComparison(False, {})
     exact = {name: _inline(truth, name) for name in names}
-    found = {
-        name: parse_expression(law.equations_full[name], [*names, "t"], where="law") for name in names
-    }
+    found = {name: parse_expression(law.equations_full[name], [*names, "t"], where="law") for name in names}
     errors = {}
     for name in names:
         coefficients = canonical_terms(found[name])

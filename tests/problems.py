@@ -15,8 +15,9 @@ import numpy as np
 
 from sciml_discover.base import lazy_import
 from sciml_discover.expressions import parse_expression
-from sciml_discover.holes import NetworkShape, ResidualNetworks
+from sciml_discover.holes import MaskedLibraries, NetworkShape, ResidualNetworks
 from sciml_discover.integrate import solve_reference
+from sciml_discover.library import Library, LibraryOptions, build_library
 from sciml_discover.linear_algebra import DenseNormal
 from sciml_discover.noise import Noise
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting
@@ -25,8 +26,9 @@ from sciml_discover.objectives.derivative_matching import DenseLinearization
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.readers import PreparedData
-from sciml_discover.regressors import BestSubset, Stlsq
+from sciml_discover.regressors import BestSubset, HoleSupports, Stlsq, Supports
 from sciml_discover.system import System
+from sciml_discover.training import History, NetworkOptions, TrainedNetwork, TrainingResult, network_shapes
 from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import UDE
 
@@ -211,6 +213,75 @@ def network_ude(system: System, hidden: tuple[int, ...] = (3, 2), prior: float =
         for number, hole in enumerate(system.missing)
     ]
     return UDE(system, ResidualNetworks(shapes, prior))
+
+
+def true_ude(problem: Problem) -> tuple[UDE, torch.Tensor]:
+    """Return the equation with the true law in every hole, and its true unknowns."""
+    names = [*problem.system.state_names, "t"]
+    holes = problem.system.missing
+    libraries = [
+        Library(hole.inputs, [parse_expression(problem.laws[hole.name], hole.inputs, where="truth")])
+        for hole in holes
+    ]
+    inputs = [tuple(names.index(name) for name in hole.inputs) for hole in holes]
+    ude = UDE(problem.system, MaskedLibraries(libraries, inputs, [np.ones((1, 1)) for _ in holes]))
+    return ude, torch.cat([ude.parameters.initial(1), torch.ones(1, len(holes)).double()], dim=1)
+
+
+def untrained(problem: Problem, seed: int = 0) -> TrainingResult:
+    """Return what training would hand on had it stopped at its start: true parameters, networks near zero."""
+    shapes = network_shapes(problem.system, problem.rows(), NetworkOptions(hidden=(3,)))
+    networks = ResidualNetworks(shapes, 0.3)
+    weights = networks.initial_weights(1, np.random.default_rng(seed))[0].numpy()
+    trained, begin = {}, 0
+    for hole, shape in zip(problem.system.missing, shapes, strict=True):
+        end = begin + shape.n_weights
+        trained[hole.name] = TrainedNetwork(
+            hole.inputs, shape.hidden, shape.center, shape.scale, shape.output_scale, weights[begin:end]
+        )
+        begin = end
+    size = len(problem.system.free_parameters) + networks.n_weights + problem.initial.size
+    return TrainingResult(
+        status="iteration_limit",
+        message="",
+        loss=1.0,
+        chi_square=1.0,
+        n_observed=problem.dataset().n_observed,
+        parameters=dict(zip(problem.system.parameter_names, problem.parameters.tolist(), strict=True)),
+        networks=trained,
+        initial_states=problem.initial,
+        covariance=1e-4 * np.eye(size),
+        history=History((), np.zeros(0, dtype=int), np.zeros(0)),
+        notes=(),
+    )
+
+
+def propose(problem: Problem, library: LibraryOptions, *laws: Mapping[str, Mapping[str, float]]) -> Supports:
+    """Return supports as a regressor would propose them.
+
+    Args:
+        problem: whose holes are filled.
+        library: the candidate terms.
+        laws: coefficient of each term of each hole; combinations of the holes' proposals are tried too.
+    """
+    holes = []
+    for hole in problem.system.missing:
+        texts = build_library(hole.inputs, library).texts
+        rows = list(dict.fromkeys(tuple(law[hole.name].get(text, 0.0) for text in texts) for law in laws))
+        assert all(term in texts for law in laws for term in law[hole.name]), texts
+        coefficients = np.array(rows)
+        holes.append(
+            HoleSupports(
+                hole.name,
+                hole.inputs,
+                texts,
+                (coefficients != 0).astype(float),
+                coefficients,
+                np.full(len(rows), 0.1),
+                ("hand",) * len(rows),
+            )
+        )
+    return Supports(tuple(holes))
 
 
 def random_theta(ude: UDE, batch: int, seed: int = 0, size: float = 0.4) -> torch.Tensor:

@@ -6,25 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sciml_discover.expressions import parse_expression
-from sciml_discover.holes import MaskedLibraries
-from sciml_discover.library import Library
 from sciml_discover.system import System
-from sciml_discover.ude import UDE, ParameterMap
-from tests.problems import EXCHANGE, PROBLEMS, Problem, network_ude, random_theta
-
-
-def with_truth(problem: Problem) -> tuple[UDE, torch.Tensor]:
-    """The equation with the true law in every hole, and its true unknowns."""
-    names = [*problem.system.state_names, "t"]
-    holes = problem.system.missing
-    built = [
-        Library(hole.inputs, [parse_expression(problem.laws[hole.name], hole.inputs, where="truth")])
-        for hole in holes
-    ]
-    inputs = [tuple(names.index(name) for name in hole.inputs) for hole in holes]
-    ude = UDE(problem.system, MaskedLibraries(built, inputs, [np.ones((1, 1)) for _ in holes]))
-    return ude, torch.cat([ude.parameters.initial(1), torch.ones(1, len(holes)).double()], dim=1)
+from sciml_discover.ude import ParameterMap
+from tests.problems import EXCHANGE, PROBLEMS, Problem, network_ude, random_theta, true_ude
 
 
 SYSTEM = System.from_text(
@@ -79,7 +63,7 @@ def test_a_system_without_free_parameters() -> None:
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
 def test_the_true_law_in_the_holes_is_the_filled_system(problem: Problem) -> None:
-    ude, theta = with_truth(problem)
+    ude, theta = true_ude(problem)
     rng = np.random.default_rng(0)
     times, states = rng.uniform(0, 3, 5), rng.uniform(0.3, 2, (5, problem.system.dimension))
     found = ude.rhs(torch.as_tensor(times), torch.as_tensor(states)[None], theta)[0].numpy()

@@ -100,7 +100,7 @@ def take(mine: Linearization, index: torch.Tensor) -> Linearization:
     return _map_tensors(lambda tensor, _: tensor[index], mine, mine)
 
 
-def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one, two):  # noqa: ANN001, ANN202
+def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one, two):
     if isinstance(one, torch.Tensor):
         return function(one, two)
     values = {

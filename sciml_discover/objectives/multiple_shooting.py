@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import pydantic
 
@@ -58,7 +58,9 @@ class ShootingObjective(AbstractObjective):
         steps: Runge-Kutta steps per interval; a power of two, so that step ends meet the rows exactly.
     """
 
-    def __init__(self, options: MultipleShooting, ude: UDE, rows: Rows, segment_length: int, steps: int) -> None:
+    def __init__(
+        self, options: MultipleShooting, ude: UDE, rows: Rows, segment_length: int, steps: int
+    ) -> None:
         self.options, self.ude, self.rows, self.steps = options, ude, rows, steps
         self.segment_length = segment_length
         count, longest = rows.times.shape
@@ -173,7 +175,9 @@ class ShootingObjective(AbstractObjective):
             method="rk4",
             options={"step_size": 1.0 / self.steps, "perturb": True},
         )
-        path = solution.movedim(0, 2).unflatten(1, nodes.shape[1:3])  # (B, J, S, k + 1, d)
+        path = (
+            cast("torch.Tensor", solution).movedim(0, 2).unflatten(1, nodes.shape[1:3])
+        )  # (B, J, S, k + 1, d)
         return path[..., :-1, :], path[..., -1, :]
 
     # --- second-order methods and re-solving -------------------------------------------------------------
@@ -241,7 +245,7 @@ class ShootingObjective(AbstractObjective):
                 cost=cost + 0.5 * self._penalty * scaled.square().sum((1, 2, 3)),
                 infeasibility=torch.zeros_like(cost),
                 worst_defect=torch.zeros_like(cost),
-                normal=self._tridiagonal(by_node, residual, by_end, scaled, precision, theta),
+                normal=self._tridiagonal(self._penalty, by_node, residual, by_end, scaled, precision, theta),
             )
         condensed = condense(by_end, defect)
         dimension = nodes.shape[-1]
@@ -288,6 +292,7 @@ class ShootingObjective(AbstractObjective):
 
     def _tridiagonal(
         self,
+        penalty: float,
         by_node: torch.Tensor,
         residual: torch.Tensor,
         by_end: torch.Tensor,
@@ -311,7 +316,7 @@ class ShootingObjective(AbstractObjective):
         normal[:, :, -1] += last.transpose(-1, -2) @ last
         gradient[:, :, -1] += (last.transpose(-1, -2) @ last_residual[..., None])[..., 0]
         # Defects: end of a segment minus the next node, in units of the tolerance.
-        root = self._penalty**0.5
+        root = penalty**0.5
         ends = root * by_end[:, :, :-1] / self.rows.tolerance[:, None]
         jump = root * scaled
         normal[:, :, :-1] += ends.transpose(-1, -2) @ ends

@@ -80,7 +80,9 @@ class GaussNewton(Options):
             current = following.choose(accept, current)
             shrink = torch.where(ratio > 0.75, 0.1, torch.where(ratio > 0.25, 0.5, 2.0))
             damping = torch.where(accept, damping * shrink, damping * 8.0).clamp(1e-12, 2 * LARGEST_DAMPING)
-            fraction = torch.where(accept, (2.0 * fraction).clamp_max(1.0), (0.5 * fraction).clamp_min(0.0625))
+            fraction = torch.where(
+                accept, (2.0 * fraction).clamp_max(1.0), (0.5 * fraction).clamp_min(0.0625)
+            )
             stuck = (damping > LARGEST_DAMPING) & ~accept
 
             result[alive] = unknowns

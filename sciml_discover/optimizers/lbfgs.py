@@ -123,7 +123,7 @@ class _Memory:
         return -torch.where(descends, vector, gradient)
 
 
-def _line_search(evaluate, point, direction, loss, gradient, *, first):  # noqa: ANN001, ANN202
+def _line_search(evaluate, point, direction, loss, gradient, *, first):
     """Return points that meet the weak Wolfe conditions along each member's direction, or the old points."""
     slope = (direction * gradient).sum(1)
     length = torch.ones_like(loss)

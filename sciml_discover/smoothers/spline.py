@@ -60,7 +60,9 @@ def fit_smoothing_spline(times: Sequence[np.ndarray], values: Sequence[np.ndarra
         noise_sd=noise_sd,
         degrees_of_freedom=max(0.5 * len(residuals), 1.0),
         splines=tuple(
-            _smooth(time, value, noise_sd**2) if len(time) >= SHORTEST else _connect(time, value, overall.mean())
+            _smooth(time, value, noise_sd**2)
+            if len(time) >= SHORTEST
+            else _connect(time, value, overall.mean())
             for time, value in zip(times, values, strict=True)
         ),
     )

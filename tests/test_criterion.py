@@ -1,0 +1,73 @@
+"""The criterion: closed forms at its limits."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pytest
+
+from sciml_discover.criterion import Criterion
+from sciml_discover.noise import Noise
+
+COUNTS = np.array([40, 60])
+
+
+def criterion(estimated: bool = False, pooled: bool = False, freedom: float = np.inf, n_common: int = 3) -> Criterion:
+    noise = Noise(("x", "y"), (False, False), np.ones(2), estimated, pooled, np.full(2, freedom))
+    return Criterion(COUNTS, n_common, 12, noise)
+
+
+def test_given_noise_is_chi_square_with_its_penalties() -> None:
+    value = criterion()(np.array([[30.0, 50.0]]), np.array([2]))[0]
+    assert value == pytest.approx(80.0 + 5 * np.log(100) + 2 * np.log(comb(12, 2)))
+
+
+def test_an_estimate_with_many_degrees_of_freedom_is_a_given_level() -> None:
+    misfit, complexity = np.array([[30.0, 50.0], [45.0, 44.0]]), np.array([2, 1])
+    for pooled in (False, True):
+        values = criterion(True, pooled, 1e9)(misfit, complexity)
+        np.testing.assert_allclose(values, criterion()(misfit, complexity), rtol=1e-6)
+
+
+def test_an_estimate_with_few_is_the_profile_likelihood() -> None:
+    one, two = criterion(True, freedom=1e-6)(np.array([[30.0, 50.0], [60.0, 50.0]]), np.array([2, 2]))
+    assert two - one == pytest.approx(40 * np.log(2.0), rel=1e-4)
+
+
+def test_pooled_levels_count_both_observables_together() -> None:
+    pooled = criterion(True, True, 20.0)
+    one, two = pooled(np.array([[30.0, 50.0], [50.0, 30.0]]), np.array([2, 2]))
+    assert one == pytest.approx(two)
+    each = criterion(True, False, 20.0)(np.array([[30.0, 50.0], [50.0, 30.0]]), np.array([2, 2]))
+    assert each[0] != pytest.approx(each[1])
+
+
+def test_more_terms_cost_more_and_a_failed_fit_is_infinitely_bad() -> None:
+    for item in (criterion(), criterion(True, freedom=15.0), criterion(True, True, 15.0)):
+        values = item(np.tile([30.0, 50.0], (12, 1)), np.arange(1, 13))
+        assert (np.diff(values) > 0).all()
+        assert item(np.array([[np.inf, np.inf]]), np.array([1]))[0] == np.inf
+
+
+def test_more_numbers_than_values_are_never_chosen() -> None:
+    noise = Noise(("x",), (False,), np.ones(1), True, False, np.array([2.0]))
+    item = Criterion(np.array([10]), 8, 12, noise)
+    values = item(np.zeros((3, 1)), np.array([1, 2, 5]))
+    assert np.isfinite(values[0])
+    assert np.isinf(values[2])
+
+
+def test_an_exact_fit_is_not_infinitely_good() -> None:
+    for item in (criterion(), criterion(True, freedom=1e-6)):
+        exact, tiny = item(np.array([[0.0, 0.0], [1e-9, 1e-9]]), np.array([1, 1]))
+        assert np.isfinite(exact)
+        assert exact == tiny
+
+
+def test_noise_with_a_law_weighs_both_estimates() -> None:
+    misfit = np.array([160.0, 60.0])
+    np.testing.assert_array_equal(criterion().noise_with_law(misfit), [1.0, 1.0])
+    np.testing.assert_allclose(criterion(True, freedom=1e-9).noise_with_law(misfit), [2.0, 1.0])
+    np.testing.assert_allclose(criterion(True, freedom=1e9).noise_with_law(misfit), [1.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(criterion(True, True, 20.0).noise_with_law(misfit), np.sqrt(240 / 120))

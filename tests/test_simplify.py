@@ -1,0 +1,149 @@
+"""From numbers to text that people read and machines read back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sympy
+
+from sciml_discover.expressions import parse_expression
+from sciml_discover.simplify import (
+    canonical_terms,
+    equations_with_numbers,
+    linear_combination,
+    redundant_terms,
+    round_to_error,
+    same_structure,
+    snap,
+    to_text,
+)
+from sciml_discover.system import System
+from tests.problems import LOTKA_VOLTERRA
+
+
+def read(text: str) -> sympy.Expr:
+    return parse_expression(text, ["x", "y"], where="test")
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "expected"),
+    [
+        (0.899398722, 0.00061, 0.8994),
+        (0.899398722, 0.3, 0.9),
+        (27.46, 4.0, 27.0),
+        (1234.5678, 30.0, 1230.0),
+        (-0.0123456, None, -0.0123),
+        (-0.0123456, 0.0, -0.0123),
+        (0.0, 0.1, 0.0),
+        (3.0, 1e-9, 3.0),
+    ],
+)
+def test_digits_follow_the_error(value: float, stderr: float | None, expected: float) -> None:
+    assert round_to_error(value, stderr) == expected
+
+
+def test_rounding_never_moves_a_number_by_more_than_its_error_or_two_digits() -> None:
+    rng = np.random.default_rng(0)
+    for value, stderr in zip(rng.standard_normal(200) * 10.0 ** rng.integers(-6, 6, 200), 10.0 ** rng.uniform(-8, 2, 200), strict=True):
+        moved = abs(round_to_error(value, stderr) - value)
+        assert moved <= max(stderr, 0.05 * abs(value)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("value", "stderr", "expected"),
+    [
+        (0.4998, 0.001, "1/2"),
+        (-2.0001, 0.001, "-2"),
+        (0.3331, 0.001, "1/3"),
+        (1.02, 0.5, None),  # the data do not choose
+        (0.9, 0.001, None),
+        (0.0001, 0.001, None),  # zero is not a coefficient
+        (1.0, None, None),
+        (1.0, 0.0, None),
+    ],
+)
+def test_snapping(value: float, stderr: float | None, expected: str | None) -> None:
+    assert snap(value, stderr) == expected
+
+
+@pytest.mark.parametrize("text", ["0.1*x**2 - 1.7e-12*abs(y)", "sin(x)/3 + sqrt(y)", "x/(1 + y)", "1e20*x", "0"])
+def test_text_is_read_back_exactly(text: str) -> None:
+    assert to_text(read(to_text(read(text)))) == to_text(read(text))
+    point = {symbol: value for symbol, value in zip(sorted(read("x*y").free_symbols, key=str), (0.3, 1.7), strict=True)}
+    assert float(read(to_text(read(text))).subs(point)) == float(read(text).subs(point))
+
+
+def test_numbers_keep_every_digit() -> None:
+    number = 0.1 + 0.2
+    assert to_text(linear_combination(("x*y",), (number,), ("x", "y"))) == f"{number!r}*x*y"
+    assert linear_combination((), (), ("x",)) == 0
+
+
+def test_terms_of_an_expression() -> None:
+    found = canonical_terms(read("x*(1.5 - y) + 2*x*y"))
+    assert found == {read("x"): 1.5, read("x*y"): 1.0}
+    assert canonical_terms(read("(x + 1)**2 - x**2 - 2*x")) == {sympy.Integer(1): 1.0}
+    assert canonical_terms(read("0.1*x + 0.2*x - 0.3*x + y")) == {read("y"): 1.0}
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ("1.3*x - 0.9*x*y", "x*(1.2 - y)", True),
+        ("x**2 + y", "y + 3*x*x", True),
+        ("x + y", "x", False),
+        ("x + 1", "x", False),
+        ("sin(x)", "sin(y)", False),
+    ],
+)
+def test_structure_is_the_set_of_terms(one: str, two: str, same: bool) -> None:
+    assert same_structure({"x": read(one)}, {"x": read(two)}) is same
+    assert not same_structure({"x": read(one)}, {"y": read(one)})
+
+
+def test_numbers_in_equations() -> None:
+    found = equations_with_numbers(
+        LOTKA_VOLTERRA.system,
+        {"predation": read("0.9*x*y"), "growth": read("0.8*x*y")},
+        {"alpha": 1.25, "delta": 2.0},
+    )
+    assert to_text(found["x"]) == "-0.9*x*y + 1.25*x"
+    assert not found["y"].free_symbols - read("x*y").free_symbols
+
+
+def system(equations: dict[str, str], **parameters: object) -> System:
+    return System.from_text(
+        states=["x", "y"],
+        parameters={"k": 1.0, **parameters},  # pyright: ignore[reportArgumentType]
+        missing={"h": ["x", "y"]},
+        equations=equations,
+    )
+
+
+TERMS = [("1", "x", "y", "x*y", "x**2")]
+
+
+def test_a_term_that_a_free_parameter_carries_is_redundant() -> None:
+    [mask], [sentence] = redundant_terms(system({"x": "k*x - 2*h", "y": "-y"}), TERMS)
+    assert mask.tolist() == [False, True, False, False, False]
+    assert sentence == "x in h is carried by the free parameter k already: merged into it"
+
+
+def test_it_is_not_where_the_parameter_does_more_or_is_fixed() -> None:
+    # The parameter stands in both equations, the hole in one only.
+    [mask], notes = redundant_terms(system({"x": "k*x - h", "y": "k*x - y"}), TERMS)
+    assert not mask.any()
+    assert not notes
+    fixed = {"k": {"value": 1.0, "fixed": True}}
+    [mask], _ = redundant_terms(system({"x": "k*x - h", "y": "-y"}, **fixed), TERMS)
+    assert not mask.any()
+    # The hole stands in both, and so does the parameter, in another proportion.
+    [mask], _ = redundant_terms(system({"x": "k*x - h", "y": "h - 2*k*x"}), TERMS)
+    assert not mask.any()
+    [mask], _ = redundant_terms(system({"x": "k*x - h", "y": "h - k*x"}), TERMS)
+    assert mask.tolist() == [False, True, False, False, False]
+
+
+def test_a_nonlinear_parameter_carries_its_own_direction_only() -> None:
+    [mask], _ = redundant_terms(system({"x": "x**2/k - h", "y": "-y"}), TERMS)
+    assert mask.tolist() == [False, False, False, False, True]
