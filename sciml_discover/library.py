@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import pydantic
@@ -55,9 +55,8 @@ class Library:
         # The time is an input like any other here, so inputs get names that cannot clash with it.
         names = [f"input{position}" for position in range(len(self.inputs))]
         renaming = {symbol(old): symbol(new) for old, new in zip(self.inputs, names, strict=True)}
-        self._functions = TorchSystem(
-            [sympy.sympify(term.xreplace(renaming)) for term in self.terms], names, ()
-        )
+        renamed = [cast("sympy.Expr", term.xreplace(renaming)) for term in self.terms]
+        self._functions = TorchSystem(renamed, names, ())
 
     def __len__(self) -> int:
         return len(self.terms)

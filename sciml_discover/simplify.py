@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -81,7 +81,9 @@ def equations_with_numbers(
     """Return the right-hand sides with laws in the holes and numbers for the parameters."""
     filled = system.fill(laws)
     numbers = {symbol(name): sympy.Float(value) for name, value in parameters.items()}
-    return {name: sympy.sympify(equation.xreplace(numbers)) for name, equation in filled.equations.items()}
+    return {
+        name: cast("sympy.Expr", equation.xreplace(numbers)) for name, equation in filled.equations.items()
+    }
 
 
 def to_text(expression: sympy.Expr) -> str:

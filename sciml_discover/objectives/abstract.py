@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sciml_discover.base import lazy_import
 from sciml_discover.objectives.problem import FitState
@@ -100,7 +100,7 @@ def take(mine: Linearization, index: torch.Tensor) -> Linearization:
     return _map_tensors(lambda tensor, _: tensor[index], mine, mine)
 
 
-def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one, two):
+def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one: Any, two: Any) -> Any:
     if isinstance(one, torch.Tensor):
         return function(one, two)
     values = {
