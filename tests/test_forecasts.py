@@ -1,0 +1,152 @@
+"""Models solved again: where they go on from, and how sure they are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sciml_discover.forecasts import (
+    DENSE_POINTS,
+    LawModel,
+    UdeModel,
+    dense_grid,
+    fitted_rows,
+    forecast,
+    scored_holdout,
+    truth_path,
+)
+from sciml_discover.readers import PreparedData
+from sciml_discover.systems import get_system
+from sciml_discover.trajectories import HoldoutOptions, split_holdout
+from tests.problems import EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
+
+
+def split(problem: Problem, options: HoldoutOptions, relative: float = 0.0) -> PreparedData:
+    train, held = split_holdout(problem.dataset(relative), options)
+    kind = "trajectory" if options.trajectories else "time"
+    return PreparedData(train, held, problem.noise(relative or 0.01), kind, "", ())
+
+
+def exact_model(problem: Problem, data: PreparedData, initial: np.ndarray | None = None) -> LawModel:
+    start = problem.initial[: len(data.train.trajectories)] if initial is None else initial
+    model = LawModel(problem.filled, problem.parameters, start)
+    model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
+    return model
+
+
+TWINS = replace(
+    LOTKA_VOLTERRA,
+    initial=np.array([[3.0, 1.5], [1.0, 1.0]]),
+    times=(np.arange(0, 4.01, 0.25), np.arange(0, 4.01, 0.2)),
+)
+
+
+def test_held_out_by_time_the_trajectory_goes_on() -> None:
+    data = split(LOTKA_VOLTERRA, HoldoutOptions(rows=6))
+    found = forecast(exact_model(LOTKA_VOLTERRA, data), data)
+    assert data.holdout is not None
+    assert found.train is not None
+    assert found.holdout is not None
+    np.testing.assert_allclose(found.train[0], data.train.trajectories[0].values, rtol=1e-7)
+    np.testing.assert_allclose(found.holdout[0], data.holdout.trajectories[0].values, rtol=1e-6)
+    assert scored_holdout(data) is data.holdout
+
+
+def test_held_out_by_trajectory_only_the_start_is_fitted() -> None:
+    data = split(TWINS, HoldoutOptions(trajectories=("site 1",)))
+    found = forecast(exact_model(TWINS, data), data)
+    assert data.holdout is not None
+    assert found.holdout is not None
+    held = data.holdout.trajectories[0]
+    np.testing.assert_allclose(found.holdout[0], held.values, rtol=1e-3)
+    scored = scored_holdout(data)
+    assert scored is not None
+    first = fitted_rows(held.times)
+    assert first == len(held.times) // 4 == 5
+    assert np.isnan(scored.trajectories[0].values[:first]).all()
+    assert np.isfinite(scored.trajectories[0].values[first:]).all()
+    assert np.isfinite(held.values).all()  # the rows themselves are left alone
+    assert fitted_rows(np.arange(4.0)) == 2
+
+
+def test_the_start_is_fitted_to_rows_with_gaps() -> None:
+    data = split(TWINS, HoldoutOptions(trajectories=("site 1",)))
+    assert data.holdout is not None
+    data.holdout.trajectories[0].values[0] = np.nan
+    data.holdout.trajectories[0].values[2, 1] = np.nan
+    found = forecast(exact_model(TWINS, data), data)
+    assert found.holdout is not None
+    np.testing.assert_allclose(found.holdout[0], TWINS.states(1, TWINS.times[1]), rtol=1e-2)
+
+
+def test_hidden_states_are_solved_and_not_shown() -> None:
+    data = EXCHANGE.data(0.0)
+    found = forecast(exact_model(EXCHANGE, data), data)
+    assert found.train is not None
+    for j, item in enumerate(data.train.trajectories):
+        assert found.train[j].shape == item.values.shape
+        seen = np.isfinite(item.values)
+        np.testing.assert_allclose(found.train[j][seen], item.values[seen], rtol=1e-7)
+
+
+def test_what_cannot_be_solved_is_said() -> None:
+    data = split(LOGISTIC, HoldoutOptions(rows=4))
+    model = exact_model(LOGISTIC, data, np.array([[-5.0]]))  # to minus infinity in finite time
+    found = forecast(model, data)
+    assert found.train is None
+    assert found.holdout is None
+    assert "could not be solved over all training rows" in found.note
+    assert "could not be solved over all hold-out rows" in found.note
+    assert list(dense_grid(model, data)) == []
+
+
+def test_spread_is_that_of_many_draws() -> None:
+    k_sd, x_sd = 0.02, 0.05
+    covariance = np.array([[k_sd**2, 0.5 * k_sd * x_sd], [0.5 * k_sd * x_sd, x_sd**2]])
+    model = LawModel(FORCED.filled, FORCED.parameters, FORCED.initial, [0], covariance)
+    model.starts = (0.0,)
+    times = np.array([0.0, 1.0, 3.0])
+    found = model.spread(0, times, lambda states: states)
+    assert found is not None
+    draws = np.random.default_rng(0).multivariate_normal([0.5, 1.0], covariance, 20_000)
+    k, x0 = draws.T[:, :, None]
+    exact = (k * np.sin(times) - np.cos(times)) / (1 + k**2) + (x0 + 1 / (1 + k**2)) * np.exp(-k * times)
+    np.testing.assert_allclose(found[:, 0], exact.std(axis=0), rtol=0.03)
+    logs = model.spread(0, times, np.log)
+    assert logs is not None
+    np.testing.assert_allclose(logs[:, 0], found[:, 0] / FORCED.states(0, times)[:, 0], rtol=1e-3)
+
+
+def test_an_undetermined_number_has_no_spread() -> None:
+    model = LawModel(FORCED.filled, FORCED.parameters, FORCED.initial, [0], np.diag([np.inf, 1e-4]))
+    model.starts = (0.0,)
+    assert model.spread(0, np.array([0.0, 1.0]), lambda states: states) is None
+    assert LawModel(FORCED.filled, FORCED.parameters, FORCED.initial).spread(0, np.zeros(1), lambda s: s) is None
+
+
+def test_the_trained_equation_is_solved_at_any_times() -> None:
+    data = split(FORCED, HoldoutOptions(rows=5))
+    model = UdeModel(FORCED.system, untrained(FORCED), data)
+    times = np.array([0.05, 0.05001, 2.0, 7.7])
+    found = model.solve(np.array([1.0]), 0.0, times)
+    assert found is not None
+    # Networks near zero leave a decay.
+    np.testing.assert_allclose(found[:, 0], np.exp(-0.5 * times), atol=0.06)
+    far = model.solve(np.array([1.0]), 0.0, np.array([1e6]))
+    assert far is None
+
+
+def test_curves_reach_over_the_holdout() -> None:
+    data = split(LOTKA_VOLTERRA, HoldoutOptions(rows=6))
+    [(name, times, values)] = dense_grid(exact_model(LOTKA_VOLTERRA, data), data)
+    assert name == "site 0"
+    assert (times[0], times[-1], len(times)) == (0.0, 5.0, DENSE_POINTS)
+    np.testing.assert_allclose(values[-1], LOTKA_VOLTERRA.states(0, np.array([0.0, 5.0]))[-1], rtol=1e-6)
+
+
+def test_path_of_the_truth() -> None:
+    found = truth_path(get_system("logistic"), np.array([0.0, 3.0]))
+    assert found is not None
+    assert found[1, 0] == pytest.approx(10.0 / (1.0 + 19.0 * np.exp(-2.4)))
