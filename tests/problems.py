@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.expressions import parse_expression
+from sciml_discover.expressions import parse_expression, symbol
 from sciml_discover.holes import MaskedLibraries, NetworkShape, ResidualNetworks
 from sciml_discover.integrate import solve_reference
 from sciml_discover.library import Library, LibraryOptions, build_library
@@ -33,8 +33,10 @@ from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
+    import sympy
     import torch
 else:
+    sympy = lazy_import("sympy")
     torch = lazy_import("torch")
 
 OBJECTIVES = (
@@ -112,21 +114,25 @@ class Problem:
             ),
         )
 
-    def noise(self, relative: float) -> Noise:
-        """Return the noise of `dataset`, as somebody who knows it would give it."""
+    def noise(self, relative: float, lognormal: bool = False) -> Noise:
+        """Return the noise of `dataset`, as somebody who knows it would give it; or that of logarithms."""
         names = self.system.observables
         columns = [self.system.state_names.index(name) for name in names]
         clean = [self.states(j, times)[:, columns] for j, times in enumerate(self.times)]
-        sd = relative * np.abs(np.concatenate(clean)).mean(axis=0)
-        return Noise(names, (False,) * len(names), sd, False, False, np.full(len(names), np.inf))
+        sd = (
+            relative * np.abs(np.concatenate(clean)).mean(axis=0)
+            if not lognormal
+            else np.full(len(names), relative)
+        )
+        return Noise(names, (lognormal,) * len(names), sd, False, False, np.full(len(names), np.inf))
 
     def data(self, relative: float = 0.01, seed: int = 0) -> PreparedData:
         """Return what training reads, nothing held out."""
         return PreparedData(self.dataset(relative, seed), None, self.noise(relative), "none", "", ())
 
-    def rows(self, relative: float = 0.01, seed: int = 0) -> Rows:
+    def rows(self, relative: float = 0.01, seed: int = 0, *, lognormal: bool = False) -> Rows:
         """Return the training rows as tensors."""
-        return make_rows(self.system, self.dataset(relative, seed), self.noise(relative))
+        return make_rows(self.system, self.dataset(relative, seed), self.noise(relative, lognormal))
 
 
 LOGISTIC = Problem(
@@ -175,7 +181,11 @@ EXCHANGE = Problem(
     name="exchange",
     system=System.from_text(
         states=["a", "b", "c"],
-        parameters={"k": 0.4, "leak": {"value": 0.3, "bounds": (0.0, 1.0)}, "one": {"value": 1.0, "fixed": True}},
+        parameters={
+            "k": 0.4,
+            "leak": {"value": 0.3, "bounds": (0.0, 1.0)},
+            "one": {"value": 1.0, "fixed": True},
+        },
         missing={"flow": ["a", "b"], "drive": ["c", "t"]},
         equations={"a": "-flow + leak*c", "b": "one*flow - k*b", "c": "k*b - leak*c + drive"},
         observables=["a", "c"],
@@ -197,6 +207,11 @@ times, missing values (a whole first row too), parameters free, bounded and fixe
 
 PROBLEMS = (LOGISTIC, LOTKA_VOLTERRA, FORCED, EXCHANGE)
 """Every system with a known answer."""
+
+
+def value(expression: sympy.Expr, point: Mapping[str, float]) -> float:
+    """Return the value of an expression at a point."""
+    return float(sympy.lambdify([symbol(name) for name in point], expression, "math")(*point.values()))
 
 
 def network_ude(system: System, hidden: tuple[int, ...] = (3, 2), prior: float = 0.3) -> UDE:

@@ -13,7 +13,9 @@ from sciml_discover.noise import Noise
 COUNTS = np.array([40, 60])
 
 
-def criterion(estimated: bool = False, pooled: bool = False, freedom: float = np.inf, n_common: int = 3) -> Criterion:
+def criterion(
+    estimated: bool = False, pooled: bool = False, freedom: float = np.inf, n_common: int = 3
+) -> Criterion:
     noise = Noise(("x", "y"), (False, False), np.ones(2), estimated, pooled, np.full(2, freedom))
     return Criterion(COUNTS, n_common, 12, noise)
 

@@ -123,7 +123,9 @@ def test_an_undetermined_number_has_no_spread() -> None:
     model = LawModel(FORCED.filled, FORCED.parameters, FORCED.initial, [0], np.diag([np.inf, 1e-4]))
     model.starts = (0.0,)
     assert model.spread(0, np.array([0.0, 1.0]), lambda states: states) is None
-    assert LawModel(FORCED.filled, FORCED.parameters, FORCED.initial).spread(0, np.zeros(1), lambda s: s) is None
+    assert (
+        LawModel(FORCED.filled, FORCED.parameters, FORCED.initial).spread(0, np.zeros(1), lambda s: s) is None
+    )
 
 
 def test_the_trained_equation_is_solved_at_any_times() -> None:

@@ -17,13 +17,17 @@ INPUTS = ((0, 1), (1, TIME_INPUT), (TIME_INPUT,), (1, 0))
 
 def points(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     generator = np.random.default_rng(seed)
-    return torch.as_tensor(generator.uniform(0, 2, P)), torch.as_tensor(generator.uniform(0.5, 2, (B, P, DIMENSION)))
+    return torch.as_tensor(generator.uniform(0, 2, P)), torch.as_tensor(
+        generator.uniform(0.5, 2, (B, P, DIMENSION))
+    )
 
 
 def networks(hidden: tuple[int, ...] = (4, 3)) -> ResidualNetworks:
     return ResidualNetworks(
         [
-            NetworkShape(inputs, hidden, np.arange(len(inputs)) + 0.1, np.arange(len(inputs)) + 1.5, 2.0 + number)
+            NetworkShape(
+                inputs, hidden, np.arange(len(inputs)) + 0.1, np.arange(len(inputs)) + 1.5, 2.0 + number
+            )
             for number, inputs in enumerate(INPUTS)
         ],
         prior=0.5,
@@ -141,5 +145,7 @@ def test_an_empty_support_is_zero_everywhere() -> None:
     library = build_library(("x",), LibraryOptions(polynomial_degree=1))
     filling = MaskedLibraries([library], [(0,)], [np.zeros((2, 2))])
     state = torch.ones(2, 3, 1).double()
-    value, by_state, _ = filling.linearize(torch.ones(2, filling.n_weights).double(), state.new_zeros(3), state)
+    value, by_state, _ = filling.linearize(
+        torch.ones(2, filling.n_weights).double(), state.new_zeros(3), state
+    )
     assert value.abs().sum() == by_state.abs().sum() == 0

@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from sciml_discover.errors import SolveError
-from sciml_discover.integrate import integrate_batch, integrate_sensitivities, solve_reference, unit_sensitivity
+from sciml_discover.integrate import (
+    integrate_batch,
+    integrate_sensitivities,
+    solve_reference,
+    unit_sensitivity,
+)
 from sciml_discover.system import System
 from sciml_discover.systems import get_system
 from tests.problems import EXCHANGE, FORCED, PROBLEMS, Problem, network_ude, random_theta
@@ -60,7 +65,8 @@ def test_batch_has_order_four_and_leaves_empty_intervals_alone() -> None:
 
     exact = state[:, 0] * torch.exp(torch.sin(start + length) - torch.sin(start))
     errors = [
-        (integrate_batch(rhs, start, length, state, steps)[:, 0] - exact).abs().max().item() for steps in (8, 16)
+        (integrate_batch(rhs, start, length, state, steps)[:, 0] - exact).abs().max().item()
+        for steps in (8, 16)
     ]
     assert 12.0 < errors[0] / errors[1] < 20.0
     assert integrate_batch(rhs, start, length, state, 4)[2, 0] == 3.0
@@ -73,7 +79,7 @@ def test_batch_and_reference_agree(problem: Problem) -> None:
     for j, times in enumerate(problem.times):
         exact = torch.as_tensor(problem.states(j, times))
         ends = integrate_batch(
-            lambda time, at: functions.rhs(time, at, parameters, at.new_zeros(0)),  # noqa: B023
+            lambda time, at: functions.rhs(time, at, parameters, at.new_zeros(0)),
             torch.as_tensor(times[:-1]),
             torch.as_tensor(np.diff(times)),
             exact[:-1],

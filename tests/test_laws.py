@@ -17,7 +17,7 @@ from tests.problems import FORCED, LOTKA_VOLTERRA, propose
 DEGREE2 = LibraryOptions(polynomial_degree=2)
 
 
-def built(estimated: bool = False):  # noqa: ANN201
+def built(estimated: bool = False):
     """Two candidates of unequal length, and a covariance whose diagonal says where an entry came from."""
     short = {"predation": {"x*y": 0.9}, "growth": {"x*y": 0.8}}
     long = {"predation": {"x": 0.01, "x*y": 0.9, "y**2": 0.01}, "growth": {"x*y": 0.8, "y**2": 0.01}}
@@ -44,6 +44,7 @@ def test_padding_is_left_out_of_the_covariance() -> None:
     np.testing.assert_allclose(np.diag(short.covariance), [1e-4, 16e-4, 36e-4, 49e-4])
     [estimate] = [term.coefficient for term in short.missing["growth"]]
     assert estimate.stderr is not None
+    assert estimate.interval95 is not None
     np.testing.assert_allclose(estimate.stderr, 0.04)
     np.testing.assert_allclose(estimate.interval95, [0.8 - 0.04 * NORMAL95, 0.8 + 0.04 * NORMAL95])
     assert [term.term for term in long.missing["predation"]] == ["x", "x*y", "y**2"]

@@ -30,7 +30,9 @@ def test_no_constant() -> None:
 
 def test_values_and_slopes() -> None:
     options = LibraryOptions(
-        polynomial_degree=3, functions=("sin", "cos", "tan", "exp", "log", "sqrt", "tanh", "abs"), extra=("x/(1+t)",)
+        polynomial_degree=3,
+        functions=("sin", "cos", "tan", "exp", "log", "sqrt", "tanh", "abs"),
+        extra=("x/(1+t)",),
     )
     library = build_library(("x", "t"), options)
     points = torch.as_tensor(np.random.default_rng(0).uniform(0.2, 1.2, (5, 4, 2)))

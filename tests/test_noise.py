@@ -16,7 +16,9 @@ def dataset(sd: tuple[float, float] = (0.05, 0.2), rows: int = 60, seed: int = 0
     for name, offset in (("a", 3.0), ("b", 5.0)):
         times = np.linspace(0.0, 8.0, rows)
         clean = np.stack([offset + np.sin(times), offset + 2.0 * np.cos(times)], axis=1)
-        trajectories.append(Trajectory(name, times, clean + np.array(sd) * generator.standard_normal(clean.shape)))
+        trajectories.append(
+            Trajectory(name, times, clean + np.array(sd) * generator.standard_normal(clean.shape))
+        )
     return Dataset(("x", "y"), tuple(trajectories))
 
 
@@ -73,7 +75,11 @@ def test_lognormal_estimate_is_of_the_logarithm() -> None:
     noisy = Dataset(
         data.observables,
         tuple(
-            Trajectory(item.name, item.times, item.values * np.exp(0.1 * generator.standard_normal(item.values.shape)))
+            Trajectory(
+                item.name,
+                item.times,
+                item.values * np.exp(0.1 * generator.standard_normal(item.values.shape)),
+            )
             for item in data.trajectories
         ),
     )

@@ -12,7 +12,11 @@ import torch
 from sciml_discover.integrate import integrate_batch
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
 from sciml_discover.objectives.derivative_matching import DenseLinearization
-from sciml_discover.objectives.multiple_shooting import ConstrainedShooting, PenalisedShooting, ShootingObjective
+from sciml_discover.objectives.multiple_shooting import (
+    ConstrainedShooting,
+    PenalisedShooting,
+    ShootingObjective,
+)
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE
 from tests.problems import EXCHANGE, FORCED, LOTKA_VOLTERRA, OBJECTIVES, Problem, network_ude, random_theta
@@ -30,11 +34,14 @@ class Shooting:
     unknowns: torch.Tensor
 
     @classmethod
-    def make(cls, problem: Problem, segment_length: int | str, batch: int = 2, jump: float = 0.05) -> Shooting:
-        ude, rows = network_ude(problem.system, (2,)), problem.rows(0.02)
+    def make(cls, problem: Problem, segment_length: int | str, lognormal: bool = False) -> Shooting:
+        batch, jump = 2, 0.05
+        ude, rows = network_ude(problem.system, (2,)), problem.rows(0.02, lognormal=lognormal)
         options = MultipleShooting.model_validate({"segment_length": segment_length, "continuity": 0.7})
         objective = options.build(ude, rows, STEPS)
-        state = FitState(rows.smooth_states.expand(batch, *rows.smooth_states.shape), random_theta(ude, batch))
+        state = FitState(
+            rows.smooth_states.expand(batch, *rows.smooth_states.shape), random_theta(ude, batch)
+        )
         unknowns = objective.start(state)
         noise = np.random.default_rng(3).standard_normal(tuple(unknowns.shape))
         noise[:, unknowns.shape[1] - ude.n_theta :] = 0.0
@@ -103,12 +110,16 @@ CASES = [
     (EXCHANGE, 3),
     (EXCHANGE, "all"),
     (LOTKA_VOLTERRA, 7),
+    (LOTKA_VOLTERRA, 1, True),
     (FORCED, 1),
 ]
-"""Seven intervals divide into three and three and one; twenty into seven, seven and six."""
+"""Problem, length of the segments, and whether logarithms are compared.
+
+Seven intervals divide into three and three and one; twenty into seven, seven and six.
+"""
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case[0].name}-{case[1]}")
+@pytest.fixture(params=CASES, ids=lambda case: "-".join(str(getattr(item, "name", item)) for item in case))
 def shooting(request: pytest.FixtureRequest) -> Shooting:
     return Shooting.make(*request.param)
 
@@ -249,7 +260,9 @@ def test_start_and_finish_of_a_continuous_trajectory() -> None:
         Shooting.make(EXCHANGE, 3).objective.finish_nodes(Shooting.make(EXCHANGE, 3).unknowns)
 
 
-@pytest.mark.parametrize("options", OBJECTIVES, ids=lambda options: f"{options.kind}-{getattr(options, 'segment_length', '')}")
+@pytest.mark.parametrize(
+    "options", OBJECTIVES, ids=lambda options: f"{options.kind}-{getattr(options, 'segment_length', '')}"
+)
 def test_take_and_choose_keep_the_members_apart(options: ObjectiveOptions) -> None:
     ude, rows = network_ude(LOTKA_VOLTERRA.system), LOTKA_VOLTERRA.rows()
     objective = options.build(ude, rows, 2)

@@ -25,7 +25,9 @@ def run(
     optimizer: OptimizerOptions, objective: LeastSquares, start: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     seen: list[torch.Tensor] = []
-    found, converged = optimizer.minimise(objective, start.clone(), lambda _, values: seen.append(values.clone()))
+    found, converged = optimizer.minimise(
+        objective, start.clone(), lambda _, values: seen.append(values.clone())
+    )
     return found, converged, seen
 
 
@@ -87,7 +89,7 @@ def test_the_start_is_left_alone(optimizer: OptimizerOptions) -> None:
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
 @pytest.mark.parametrize("options", OBJECTIVES, ids=ids)
-def test_every_optimizer_reduces_every_objective(optimizer: OptimizerOptions, options) -> None:  # noqa: ANN001
+def test_every_optimizer_reduces_every_objective(optimizer: OptimizerOptions, options) -> None:
     problem = replace(FORCED, times=(FORCED.times[0][:8],))
     ude, rows = network_ude(problem.system, (4,)), problem.rows(0.02)
     iterations = 12 if isinstance(optimizer, GaussNewton) else 30

@@ -53,7 +53,9 @@ def test_proposes_the_truth(regressor: RegressorOptions, truth: dict[str, float]
 @pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda item: item.kind)
 def test_a_column_that_is_not_finite_is_never_chosen(regressor: RegressorOptions) -> None:
     points = np.random.default_rng(0).uniform(-1.0, 1.0, (50, 1))
-    library = build_library(("x",), LibraryOptions(polynomial_degree=2, functions=("log",), extra=("x - x*1.0",)))
+    library = build_library(
+        ("x",), LibraryOptions(polynomial_degree=2, functions=("log",), extra=("x - x*1.0",))
+    )
     problem = Regression.scaled(library.matrix(points), 2.0 * points[:, 0] ** 2, np.ones(50))
     bad = [library.texts.index("log(x)"), library.texts.index("0")]
     for support in regressor.supports(problem):
@@ -81,7 +83,9 @@ def samples(*names: str) -> ResidualSamples:
     points = np.random.default_rng(1).uniform(0.2, 3.0, (60, 2))
     return ResidualSamples(
         tuple(
-            HoleSamples(name, ("x", "y"), ("a",) * 60, np.arange(60.0), points, points.prod(axis=1), np.ones(60))
+            HoleSamples(
+                name, ("x", "y"), ("a",) * 60, np.arange(60.0), points, points.prod(axis=1), np.ones(60)
+            )
             for name in names
         )
     )
@@ -109,7 +113,13 @@ def test_every_hole_has_the_library_of_its_own_inputs() -> None:
     rng = np.random.default_rng(0)
     holes = tuple(
         HoleSamples(
-            hole.name, hole.inputs, ("a",) * 40, np.arange(40.0), rng.uniform(0.1, 2, (40, 2)), np.arange(40.0), np.ones(40)
+            hole.name,
+            hole.inputs,
+            ("a",) * 40,
+            np.arange(40.0),
+            rng.uniform(0.1, 2, (40, 2)),
+            np.arange(40.0),
+            np.ones(40),
         )
         for hole in EXCHANGE.system.missing
     )

@@ -33,13 +33,17 @@ def test_uncertain_regions_count_less() -> None:
     [even] = sample_residual(LOGISTIC.system, LOGISTIC.data(), trained).holes
     covariance = np.zeros_like(trained.covariance)
     covariance[0, 0] = 1e4  # of one weight of the input: it matters far from the centre
-    [uneven] = sample_residual(LOGISTIC.system, LOGISTIC.data(), replace(trained, covariance=covariance)).holes
+    [uneven] = sample_residual(
+        LOGISTIC.system, LOGISTIC.data(), replace(trained, covariance=covariance)
+    ).holes
     assert uneven.weights.mean() == pytest.approx(1.0)
     assert even.weights.min() > 0.3
     assert uneven.weights.min() < 1e-3
     # An undetermined weight is no reason for weights that are not numbers.
     covariance[0, 0] = np.inf
-    [unknown] = sample_residual(LOGISTIC.system, LOGISTIC.data(), replace(trained, covariance=covariance)).holes
+    [unknown] = sample_residual(
+        LOGISTIC.system, LOGISTIC.data(), replace(trained, covariance=covariance)
+    ).holes
     assert np.isfinite(unknown.weights).all()
 
 

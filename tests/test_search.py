@@ -19,7 +19,9 @@ DEGREE2 = LibraryOptions(polynomial_degree=2)
 
 def hole(name: str, supports: list[list[int]], residuals: list[float], source: str = "stlsq") -> HoleSupports:
     rows = np.array(supports, dtype=float)
-    return HoleSupports(name, ("x",), ("1", "x", "x**2"), rows, 2.0 * rows, np.array(residuals), (source,) * len(rows))
+    return HoleSupports(
+        name, ("x",), ("1", "x", "x**2"), rows, 2.0 * rows, np.array(residuals), (source,) * len(rows)
+    )
 
 
 TWO = Supports(
@@ -95,7 +97,9 @@ def test_refits_reach_the_truth_from_poor_coefficients() -> None:
     assert np.abs(fits.candidates.coefficients[0][true][xy] - 0.9) < 0.02
     assert np.abs(fits.candidates.coefficients[1][true][xy] - 0.8) < 0.02
     # One more term cannot fit worse, and a wrong structure fits much worse.
-    [longer] = np.flatnonzero((supports[0].sum(1) == 2) & supports[0][:, xy][:, 0].astype(bool) & (supports[1] == xy).all(1))
+    [longer] = np.flatnonzero(
+        (supports[0].sum(1) == 2) & supports[0][:, xy][:, 0].astype(bool) & (supports[1] == xy).all(1)
+    )
     assert fits.chi_square[longer] <= fits.chi_square[true] + 1e-3
     [wrong] = np.flatnonzero((supports[0][:, xy][:, 0] == 0) & (supports[1][:, xy][:, 0] == 0))
     assert fits.chi_square[wrong] > 20 * fits.chi_square[true]
@@ -131,9 +135,7 @@ def test_noise_factors_weigh_the_fit_and_leave_the_misfit_in_its_unit() -> None:
 
 
 def test_free_parameters_are_refitted_too() -> None:
-    system = replace(
-        FORCED.system, parameters=(replace(FORCED.system.parameters[0], value=1.2),)
-    )
+    system = replace(FORCED.system, parameters=(replace(FORCED.system.parameters[0], value=1.2),))
     problem = replace(FORCED, system=FORCED.system)
     library = LibraryOptions(polynomial_degree=1, functions=("sin",))
     supports = propose(problem, library, {"push": {"sin(t)": 0.5}})

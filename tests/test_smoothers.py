@@ -18,7 +18,7 @@ def series(count: int, sd: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray
 
 
 @pytest.mark.parametrize("fit", SMOOTHERS)
-def test_value_and_derivative_of_a_noisy_sine(fit) -> None:  # noqa: ANN001
+def test_value_and_derivative_of_a_noisy_sine(fit) -> None:
     times, values = series(120, 0.05)
     smoother = fit([times], [values])
     inside = np.linspace(1.0, 7.0, 50)
@@ -27,7 +27,7 @@ def test_value_and_derivative_of_a_noisy_sine(fit) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("fit", SMOOTHERS)
-def test_derivative_is_that_of_the_value(fit) -> None:  # noqa: ANN001
+def test_derivative_is_that_of_the_value(fit) -> None:
     times, values = series(60, 0.1)
     smoother = fit([times], [values])
     inside, step = np.linspace(0.5, 7.5, 40), 1e-5
@@ -37,7 +37,7 @@ def test_derivative_is_that_of_the_value(fit) -> None:  # noqa: ANN001
 
 @pytest.mark.parametrize("fit", SMOOTHERS)
 @pytest.mark.parametrize("sd", [0.02, 0.2])
-def test_noise_level_is_found_within_its_own_uncertainty(fit, sd: float) -> None:  # noqa: ANN001
+def test_noise_level_is_found_within_its_own_uncertainty(fit, sd: float) -> None:
     logs = []
     for seed in range(4):
         times, values = series(80, sd, seed)
@@ -50,7 +50,7 @@ def test_noise_level_is_found_within_its_own_uncertainty(fit, sd: float) -> None
 
 
 @pytest.mark.parametrize("fit", SMOOTHERS)
-def test_units_do_not_matter(fit) -> None:  # noqa: ANN001
+def test_units_do_not_matter(fit) -> None:
     times, values = series(40, 0.1)
     one, two = fit([times], [values]), fit([1e3 * times], [1e-2 * values - 7.0])
     inside = np.linspace(1.0, 7.0, 20)
@@ -59,7 +59,7 @@ def test_units_do_not_matter(fit) -> None:  # noqa: ANN001
 
 
 @pytest.mark.parametrize("fit", SMOOTHERS)
-def test_several_series_share_the_noise_and_keep_their_own_course(fit) -> None:  # noqa: ANN001
+def test_several_series_share_the_noise_and_keep_their_own_course(fit) -> None:
     generator = np.random.default_rng(0)
     times = [np.linspace(0.0, 6.0, 40), np.linspace(1.0, 4.0, 25)]
     values = [np.sin(times[0]), 10.0 + np.cos(times[1])]
@@ -71,7 +71,7 @@ def test_several_series_share_the_noise_and_keep_their_own_course(fit) -> None: 
 
 
 @pytest.mark.parametrize("fit", SMOOTHERS)
-def test_series_of_nothing_one_and_two_values_are_no_obstacle(fit) -> None:  # noqa: ANN001
+def test_series_of_nothing_one_and_two_values_are_no_obstacle(fit) -> None:
     times = [np.linspace(0.0, 6.0, 30), np.zeros(0), np.array([2.0]), np.array([1.0, 3.0])]
     values = [np.sin(times[0]), np.zeros(0), np.array([0.5]), np.array([0.1, 0.4])]
     smoother = fit(times, values)

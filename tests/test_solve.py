@@ -37,7 +37,10 @@ def test_the_chosen_steps_are_accurate_enough(problem: Problem) -> None:
 
 def test_a_stiff_equation_ends_at_the_most_steps() -> None:
     system = System.from_text(
-        states=["x"], parameters={"k": {"value": 1e6, "fixed": True}}, missing={"h": ["x"]}, equations={"x": "h - k*x"}
+        states=["x"],
+        parameters={"k": {"value": 1e6, "fixed": True}},
+        missing={"h": ["x"]},
+        equations={"x": "h - k*x"},
     )
     problem = Problem("stiff", system, {"h": "0"}, np.ones((1, 1)), (np.linspace(0, 1, 5),))
     ude, theta = true_ude(problem)

@@ -78,7 +78,9 @@ def test_explicit_stages_run_in_order_and_reduce_the_loss() -> None:
     trained = train(problem.system, data, TrainOptions(starts=2, stages=stages), seed=0, watch=seen.append)
     names = list(dict.fromkeys(trained.history.stage))
     assert names == ["multiple_shooting x adam", "multiple_shooting x lbfgs"]
-    assert len(trained.history.loss) == len(trained.history.iteration) == len(trained.history.stage) == len(seen)
+    assert (
+        len(trained.history.loss) == len(trained.history.iteration) == len(trained.history.stage) == len(seen)
+    )
     assert [event.step for event in seen] == list(range(1, len(seen) + 1))
     assert {event.total for event in seen} == {40}
     lbfgs = np.array(trained.history.stage) == names[1]
@@ -153,7 +155,9 @@ def test_networks_are_scaled_by_the_data_and_the_equations_they_stand_in() -> No
     rows = EXCHANGE.rows()
     shapes = network_shapes(EXCHANGE.system, rows, NetworkOptions(hidden=(3,)))
     assert [shape.inputs for shape in shapes] == [(0, 1), (2, 3)]
-    np.testing.assert_array_equal(hole_influence(EXCHANGE.system), [[True, False], [True, False], [False, True]])
+    np.testing.assert_array_equal(
+        hole_influence(EXCHANGE.system), [[True, False], [True, False], [False, True]]
+    )
     assert shapes[1].output_scale == float(rows.slope_scale[2])
     assert shapes[0].output_scale == float(rows.slope_scale[:2].max())
     # The hidden state has no spread of its own: its scale stands in.
@@ -164,7 +168,9 @@ def test_networks_are_scaled_by_the_data_and_the_equations_they_stand_in() -> No
 def test_both_holes_of_two_equations_are_learnt() -> None:
     data = LOTKA_VOLTERRA.data(0.002)
     trained = train(LOTKA_VOLTERRA.system, data, TrainOptions(starts=1), seed=1)
-    for hole, coefficient in zip(sample_residual(LOTKA_VOLTERRA.system, data, trained).holes, (0.9, 0.8), strict=True):
+    for hole, coefficient in zip(
+        sample_residual(LOTKA_VOLTERRA.system, data, trained).holes, (0.9, 0.8), strict=True
+    ):
         truth = coefficient * hole.points.prod(axis=1)
         assert np.abs(hole.values - truth).max() < 0.1 * truth.max(), hole.hole
 

@@ -10,7 +10,6 @@ from sciml_discover.system import System
 from sciml_discover.ude import ParameterMap
 from tests.problems import EXCHANGE, PROBLEMS, Problem, network_ude, random_theta, true_ude
 
-
 SYSTEM = System.from_text(
     states=["x"],
     parameters={
@@ -55,7 +54,9 @@ def test_slopes_are_those_of_the_map() -> None:
 
 
 def test_a_system_without_free_parameters() -> None:
-    system = System.from_text(states=["x"], parameters={"k": {"value": 2.0, "fixed": True}}, equations={"x": "-k*x"})
+    system = System.from_text(
+        states=["x"], parameters={"k": {"value": 2.0, "fixed": True}}, equations={"x": "-k*x"}
+    )
     parameters = ParameterMap(system)
     assert parameters.physical(parameters.initial(3)).tolist() == [[2.0]] * 3
     assert parameters.slope(parameters.initial(3)).shape == (3, 0)
@@ -77,7 +78,10 @@ def test_linearize_says_what_autograd_says(problem: Problem) -> None:
     ude = network_ude(problem.system)
     theta = random_theta(ude, 2)
     rng = np.random.default_rng(0)
-    time, state = torch.as_tensor(rng.uniform(0, 3, 3)), torch.as_tensor(rng.uniform(0.3, 2, (2, 3, ude.system.dimension)))
+    time, state = (
+        torch.as_tensor(rng.uniform(0, 3, 3)),
+        torch.as_tensor(rng.uniform(0.3, 2, (2, 3, ude.system.dimension))),
+    )
     value, by_state, by_theta = ude.linearize(time, state, theta)
     torch.testing.assert_close(value, ude.rhs(time, state, theta))
     exact_state, exact_theta = torch.autograd.functional.jacobian(
@@ -105,4 +109,6 @@ def test_prior_is_on_weights_only() -> None:
     ude = network_ude(EXCHANGE.system, prior=0.3)
     precision = ude.prior_precision(2)
     assert precision[:, : ude.n_free].abs().sum() == 0
-    torch.testing.assert_close(precision[:, ude.n_free :], torch.full((2, ude.filling.n_weights), 0.09).double())
+    torch.testing.assert_close(
+        precision[:, ude.n_free :], torch.full((2, ude.filling.n_weights), 0.09).double()
+    )

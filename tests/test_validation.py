@@ -51,11 +51,16 @@ def prepare(
 
 def ranked(problem: Problem, data: PreparedData, *laws: Mapping[str, Mapping[str, float]]) -> RankedLaws:
     return select(
-        problem.system, data, started(problem, data), propose(problem, DEGREE2, *laws), SelectOptions(), library=DEGREE2
+        problem.system,
+        data,
+        started(problem, data),
+        propose(problem, DEGREE2, *laws),
+        SelectOptions(),
+        library=DEGREE2,
     )
 
 
-def started(problem: Problem, data: PreparedData):  # noqa: ANN201
+def started(problem: Problem, data: PreparedData):
     trained = untrained(problem)
     return replace(trained, initial_states=trained.initial_states[: len(data.train.trajectories)])
 
@@ -66,7 +71,12 @@ def judge(
     found = ranked(problem, data, *(laws or (TRUE,)))
     truth = get_system("lotka_volterra") if "extrapolate_to" in options else None
     return validate(
-        problem.system, data, started(problem, data), found, ValidateOptions.model_validate(options), truth=truth
+        problem.system,
+        data,
+        started(problem, data),
+        found,
+        ValidateOptions.model_validate(options),
+        truth=truth,
     )
 
 
@@ -165,7 +175,9 @@ def test_held_out_by_trajectory() -> None:
 
 def test_thresholds_are_those_of_the_options() -> None:
     data = prepare(LONG, HoldoutOptions(rows=10))
-    report = judge(LONG, data, holdout_error=1e-3, unexplained=1e-9, chi_square_p=0.999999, whiteness_p=0.999999)
+    report = judge(
+        LONG, data, holdout_error=1e-3, unexplained=1e-9, chi_square_p=0.999999, whiteness_p=0.999999
+    )
     assert failed(report) == ["chi_square", "whiteness", "holdout", "skill"]
     assert [reason.threshold for reason in report.reasons] == [0.999999, 0.999999, 1e-3, 1e-9]
 
@@ -178,7 +190,9 @@ def test_noise_that_is_itself_an_estimate_is_judged_by_an_f_test(pooled: bool) -
     estimated = judge(LONG, replace(data, noise=noise))
     assert failed(given) == ["chi_square"]
     assert failed(estimated) == []
-    assert f"F test against noise estimated with {6 if pooled else 12} degrees" in estimated.reasons[0].message
+    assert (
+        f"F test against noise estimated with {6 if pooled else 12} degrees" in estimated.reasons[0].message
+    )
 
 
 def test_nothing_left_to_test_is_no_pass() -> None:
