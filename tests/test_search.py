@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from sciml_discover.base import Progress, nobody_watches
@@ -158,3 +159,12 @@ def test_join_and_take_are_inverse() -> None:
     for one, two in zip(joined.candidates.supports, start.candidates.supports, strict=True):
         np.testing.assert_array_equal(one, two)
     assert isinstance(joined.candidates, Candidates)
+
+
+def test_a_fit_whose_segments_do_not_meet_counts_as_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    refitter, start = begin(LOTKA_VOLTERRA, WRONG)
+    monkeypatch.setattr("sciml_discover.search.FIRST_ITERATIONS", 1)
+    monkeypatch.setattr("sciml_discover.search.SEARCH_ITERATIONS", 1)
+    fits = refitter.refit(start, nobody_watches)
+    assert np.isinf(fits.chi_square).all()
+    assert not fits.converged.any()

@@ -81,7 +81,7 @@ def test_intervals_hold_the_truth_and_are_not_wider_than_they_must(ranked: Ranke
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
     inside, scores = 0, []
-    for seed in range(12):
+    for seed in range(10):
         law = select(
             LOGISTIC.system,
             LOGISTIC.data(0.02, seed),
@@ -94,7 +94,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         assert estimate.stderr is not None
         scores.append((estimate.value - 0.08) / estimate.stderr)
         inside += abs(scores[-1]) < 1.96
-    assert inside >= 9
+    assert inside >= 7
     assert 0.5 < np.std(scores) < 1.7
 
 

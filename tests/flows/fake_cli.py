@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 
@@ -26,6 +27,8 @@ def _before(stage: str) -> None:
 
 
 if __name__ == "__main__":
+    # Whoever runs the tests in the background may have them ignore Ctrl-C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch = pytest.MonkeyPatch()
     fakes = install(monkeypatch)
     monkeypatch.setattr(launch, "import_for", lambda _: None)  # the stand-ins need no torch
