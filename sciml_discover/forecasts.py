@@ -83,10 +83,13 @@ class LawModel(AbstractModel):
     def of(cls, system: System, law: Law, data: PreparedData) -> LawModel:
         """Return the model of a law that was fitted to the training rows."""
         laws, coefficients = {}, []
+        prefix = "coefficient"
+        while any(name.startswith(prefix) for name in (*system.state_names, *system.parameter_names)):
+            prefix += "_"
         for hole in system.missing:
             parts = []
             for term in law.missing[hole.name]:
-                name = f"coefficient{len(coefficients)}"
+                name = f"{prefix}{len(coefficients)}"
                 coefficients.append(Parameter(name, term.coefficient.value))
                 parts.append(f"{name}*({term.term})")
             names = [*hole.inputs, *(parameter.name for parameter in coefficients)]
@@ -259,7 +262,9 @@ def _continue_from_first_quarter(
         states = model.solve(scaled * scale, float(times[0]), times[:first])
         if states is None:
             return np.full(target.size, 1e6)
-        return np.nan_to_num((data.noise.transform(states[:, columns]) - target) / data.noise.sd).ravel()
+        error = (data.noise.transform(states[:, columns]) - target) / data.noise.sd
+        # Nothing was seen: no error. No prediction, such as the logarithm of a negative value: a large one.
+        return np.where(np.isfinite(target), np.nan_to_num(error, nan=1e6), 0.0).ravel()
 
     found = least_squares(residual, guess / scale, x_scale=1.0)
     return model.solve(found.x * scale, float(times[0]), times)

@@ -22,7 +22,7 @@ class Metrics:
         rms: root mean square error per observable, in its unit.
         relative_l2: L2 norm of the error over that of the values, all observables.
         standardised: root mean square of error / predictive sd, all observables.
-        unexplained: squared error over that of the best constant of each observable, both in units of the noise.
+        unexplained: squared error over that of a constant for each observable, both in units of the noise.
         chi_square: sum of squared errors over squared noise sd.
         n_values: observed values counted.
     """
@@ -40,6 +40,7 @@ def measure(
     prediction: Sequence[np.ndarray] | None,
     predictive_sd: Sequence[np.ndarray] | None,
     noise: Noise,
+    constant: np.ndarray | None = None,
 ) -> Metrics | None:
     """Return how well a prediction meets rows; None if there is no prediction, or it is not finite.
 
@@ -49,6 +50,8 @@ def measure(
         predictive_sd: standard deviation of the prediction without the noise, on the scale on which the noise is
             additive, same shapes; None counts as zero.
         noise: of the observations.
+        constant: what ``unexplained`` compares with, shape ``(observables,)``; the best constant of the rows
+            themselves unless given.
     """
     if prediction is None:
         return None
@@ -65,16 +68,16 @@ def measure(
     own = np.zeros_like(values) if predictive_sd is None else np.concatenate(list(predictive_sd))
     count = seen.sum(axis=0)
     standard = scaled / noise.sd
-    center = np.where(seen, noise.transform(values), 0.0).sum(axis=0) / np.maximum(count, 1)
-    constant = np.where(seen, noise.transform(values) - center, 0.0) / noise.sd
-    spread = float(np.sum(constant**2))
+    size = float(np.linalg.norm(np.where(seen, values, 0.0)))
+    center = noise.transform(best_constant(dataset, noise) if constant is None else constant)
+    spread = float(np.sum(np.where(seen, (noise.transform(values) - center) / noise.sd, 0.0) ** 2))
     return Metrics(
         rms={
             name: float(np.sqrt(np.sum(error[:, column] ** 2) / count[column]))
             for column, name in enumerate(dataset.observables)
             if count[column]
         },
-        relative_l2=float(np.linalg.norm(error) / np.linalg.norm(np.where(seen, values, 0.0))),
+        relative_l2=float(np.linalg.norm(error)) / size if size > 0 else float("inf"),
         standardised=float(np.sqrt(np.sum(scaled**2 / (noise.sd**2 + own**2)) / seen.sum())),
         unexplained=float(np.sum(standard**2) / spread) if spread > 0 else float("inf"),
         chi_square=float(np.sum(standard**2)),
@@ -82,11 +85,22 @@ def measure(
     )
 
 
+def best_constant(dataset: Dataset, noise: Noise) -> np.ndarray:
+    """Return the constant of each observable that fits rows best, shape ``(observables,)``.
+
+    The mean where noise is additive, the geometric mean where it is log-normal; zero where nothing was seen.
+    """
+    values = noise.transform(np.concatenate([trajectory.values for trajectory in dataset.trajectories]))
+    seen = np.isfinite(values)
+    center = np.where(seen, values, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    return np.where(noise.lognormal, np.exp(center), center)
+
+
 def constant_metrics(train: Dataset, rows: Dataset, noise: Noise) -> Metrics | None:
-    """Return how well the mean of the training rows meets rows: what every law has to beat."""
-    values = np.concatenate([trajectory.values for trajectory in train.trajectories])
-    mean = np.nanmean(values, axis=0)
-    return measure(rows, [np.tile(mean, (len(item.times), 1)) for item in rows.trajectories], None, noise)
+    """Return how well the best constant of the training rows meets rows: what every law has to beat."""
+    constant = best_constant(train, noise)
+    prediction = [np.tile(constant, (len(item.times), 1)) for item in rows.trajectories]
+    return measure(rows, prediction, None, noise, constant)
 
 
 def whiteness(dataset: Dataset, prediction: Sequence[np.ndarray], noise: Noise) -> dict[str, float]:

@@ -22,7 +22,7 @@ from sciml_discover.forecasts import (
     truth_path,
 )
 from sciml_discover.noise import Noise
-from sciml_discover.scores import Metrics, constant_metrics, measure, whiteness
+from sciml_discover.scores import Metrics, best_constant, constant_metrics, measure, whiteness
 from sciml_discover.simplify import canonical_terms, equations_with_numbers, same_structure
 from sciml_discover.threads import single_threaded
 from sciml_discover.trajectories import Dataset, Trajectory
@@ -204,10 +204,12 @@ def validate(
 
 
 def _score(found: Forecast, data: PreparedData) -> ModelScore:
-    train = measure(data.train, found.train, found.train_sd, data.noise)
+    # The constant knows as much as the law does: the training rows.
+    constant = best_constant(data.train, data.noise)
+    train = measure(data.train, found.train, found.train_sd, data.noise, constant)
     holdout, rows = None, scored_holdout(data)
     if rows is not None and found.holdout is not None:
-        holdout = measure(rows, found.holdout, found.holdout_sd, data.noise)
+        holdout = measure(rows, found.holdout, found.holdout_sd, data.noise, constant)
     return ModelScore(train, holdout, None, found.note)
 
 
@@ -236,7 +238,7 @@ def _reasons(
     text = "the law could not be solved over all rows"
     if solved:
         parts = " and ".join(f"{100 * value:.2g} % on {name} rows" for name, value in fractions.items())
-        text = f"variance left unexplained, against the best constant: {parts}"
+        text = f"variance left unexplained, against the best constant of the training rows: {parts}"
     passed = worst is not None and worst <= options.unexplained
     reasons.append(Reason("skill", passed, worst, options.unexplained, text))
     return tuple(reasons)
@@ -298,7 +300,8 @@ def _extrapolate(model: LawModel, truth: KnownSystem, data: PreparedData, end: f
     columns = [list(truth.equations).index(name) for name in data.train.observables]
     reference = Dataset(data.train.observables, (Trajectory(first.name, times, exact[:, columns]),))
     own = [model.names.index(name) for name in data.train.observables]
-    return measure(reference, [found[:, own]], None, data.noise)
+    constant = best_constant(data.train, data.noise)
+    return measure(reference, [found[:, own]], None, data.noise, constant)
 
 
 def compare_with_truth(law: Law, truth: KnownSystem) -> TruthComparison:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from sciml_discover.noise import Noise
-from sciml_discover.scores import FEWEST_ROWS, constant_metrics, measure, whiteness
+from sciml_discover.scores import FEWEST_ROWS, best_constant, constant_metrics, measure, whiteness
 from sciml_discover.trajectories import Dataset, Trajectory
 
 NOISE = Noise(("x", "y"), (False, False), np.array([0.5, 2.0]), False, False, np.full(2, np.inf))
@@ -72,7 +72,15 @@ def test_the_constant_is_the_mean_of_the_training_rows() -> None:
     shifted = Dataset(("x", "y"), (Trajectory("a", np.arange(3.0), VALUES + 4.0),))
     later = constant_metrics(DATA, shifted, NOISE)
     assert later is not None
-    assert later.unexplained > 1
+    assert later.unexplained == pytest.approx(1.0)
+    # A law that is right on flat rows far from the training mean has skill, whatever their own mean explains.
+    flat = Dataset(("x", "y"), (Trajectory("a", np.arange(3.0), np.full((3, 2), 50.0) + 0.1 * VALUES),))
+    constant = best_constant(DATA, NOISE)
+    right = [np.full((3, 2), 50.0)]
+    skilled, blamed = measure(flat, right, None, NOISE, constant), measure(flat, right, None, NOISE)
+    assert skilled is not None
+    assert blamed is not None
+    assert skilled.unexplained < 0.1 < 1.0 < blamed.unexplained
 
 
 def residuals(seed: int, correlation: float = 0.0, rows: int = 40) -> tuple[Dataset, list[np.ndarray]]:
