@@ -61,9 +61,16 @@ class Experiment(Options):
                 expected="at least one hole to fill",
                 do='Add one, such as interaction = ["x", "y"], and use it in [system.equations].',
             )
+        every = sorted({name for inputs in self.system.missing.values() for name in inputs})
         for text in self.regress.library.extra:
-            for inputs in self.system.missing.values():
-                check_expression(text, inputs, where="[regress.library] extra")
+            used = check_expression(text, every, where="[regress.library] extra")
+            if not any(used <= set(inputs) for inputs in self.system.missing.values()):
+                raise InputError(
+                    f"{text!r}, which mixes inputs of different holes",
+                    where="[regress.library] extra",
+                    expected="a term in the inputs of one hole of [system.missing]",
+                    do="Give that hole all the inputs that the term needs.",
+                )
         self._check_extrapolation()
         return self
 

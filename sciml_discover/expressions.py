@@ -138,6 +138,20 @@ def check_expression(text: str, names: Collection[str], *, where: str) -> frozen
     return _Checker(text, names, where).check(_tree(text, where))
 
 
+def names_used(text: str, *, where: str) -> frozenset[str]:
+    """Return the names in ``text`` that are neither functions nor constants, whatever they stand for.
+
+    Raises:
+        InputError: if ``text`` is not an expression.
+
+    Example:
+        >>> sorted(names_used("sin(x)/(1 + k*y)", where="term"))
+        ['k', 'x', 'y']
+    """
+    names = {node.id for node in ast.walk(_tree(text, where)) if isinstance(node, ast.Name)}
+    return frozenset(names - FUNCTIONS.keys() - CONSTANTS)
+
+
 def parse_expression(text: str, names: Collection[str], *, where: str) -> sympy.Expr:
     """Return ``text`` as a sympy expression in real symbols.
 

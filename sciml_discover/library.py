@@ -11,7 +11,7 @@ import pydantic
 
 from sciml_discover.base import Options, lazy_import
 from sciml_discover.callables import TorchSystem
-from sciml_discover.expressions import parse_expression, symbol
+from sciml_discover.expressions import names_used, parse_expression, symbol
 
 if TYPE_CHECKING:
     import sympy
@@ -33,7 +33,7 @@ class LibraryOptions(Options):
     functions: tuple[LibraryFunction, ...] = ()
     """Functions applied to each input of the hole."""
     extra: tuple[str, ...] = ()
-    """Further terms as text, such as ``"hare*lynx/(1+hare)"``."""
+    """Further terms as text, such as ``"hare*lynx/(1+hare)"``, for every hole that has all of their inputs."""
 
 
 class Library:
@@ -83,8 +83,10 @@ class Library:
 def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
     """Return the library of one hole: constant, monomials by degree, functions, extra terms; no doubles.
 
+    An extra term that needs inputs which this hole does not have is for another hole, and left out here.
+
     Raises:
-        InputError: an extra term cannot be parsed or uses a name that is not an input of the hole.
+        InputError: an extra term cannot be parsed.
     """
     symbols = [symbol(name) for name in inputs]
     terms: list[sympy.Expr] = [sympy.Integer(1)] if options.constant else []
@@ -93,5 +95,10 @@ def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
     for function in options.functions:
         name = "Abs" if function == "abs" else function
         terms += [getattr(sympy, name)(argument) for argument in symbols]
-    terms += [parse_expression(text, inputs, where="[regress.library] extra") for text in options.extra]
+    where = "[regress.library] extra"
+    terms += [
+        parse_expression(text, inputs, where=where)
+        for text in options.extra
+        if names_used(text, where=where) <= set(inputs)
+    ]
     return Library(inputs, list(dict.fromkeys(terms)))

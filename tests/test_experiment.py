@@ -306,3 +306,20 @@ def test_experiments_are_frozen(tmp_path: Path) -> None:
 )
 def test_toml_reads_back_as_written(table: dict[str, Any]) -> None:
     assert tomllib.loads(to_toml(table)) == table
+
+
+def test_an_extra_term_must_suit_at_least_one_hole(tmp_path: Path) -> None:
+    system = {
+        "states": {"x": {}, "y": {}},
+        "missing": {"f": ["x"], "g": ["y"]},
+        "equations": {"x": "f", "y": "g"},
+    }
+    data = {"synthetic": {"system": "lotka_volterra", "times": [0.0, 1.0, 2.0, 3.0, 4.0]}}
+
+    def experiment(term: str) -> Experiment:
+        regress = {"library": {"extra": [term]}}
+        return Experiment.model_validate({"title": "t", "data": data, "system": system, "regress": regress})
+
+    assert experiment("x/(1+x)").regress.library.extra == ("x/(1+x)",)
+    with pytest.raises(InputError, match="mixes inputs of different holes"):
+        experiment("x*y")

@@ -49,6 +49,9 @@ def test_values_and_slopes() -> None:
     np.testing.assert_allclose(library.matrix(flat.numpy()), value.reshape(20, -1).numpy())
 
 
-def test_extra_terms_know_only_the_inputs_of_the_hole() -> None:
+def test_an_extra_term_is_for_the_holes_that_have_its_inputs() -> None:
+    options = LibraryOptions(polynomial_degree=1, constant=False, extra=("x*y", "sin(x)/(1+x)"))
+    assert build_library(("x",), options).texts == ("x", "sin(x)/(x + 1)")
+    assert build_library(("x", "y"), options).texts == ("x", "y", "x*y", "sin(x)/(x + 1)")
     with pytest.raises(InputError, match=r"regress\.library"):
-        build_library(("x",), LibraryOptions(extra=("x*y",)))
+        build_library(("x",), LibraryOptions(extra=("x*",)))
