@@ -308,7 +308,7 @@ def test_toml_reads_back_as_written(table: dict[str, Any]) -> None:
     assert tomllib.loads(to_toml(table)) == table
 
 
-def test_an_extra_term_must_suit_at_least_one_hole(tmp_path: Path) -> None:
+def test_an_extra_term_must_suit_at_least_one_hole() -> None:
     system = {
         "states": {"x": {}, "y": {}},
         "missing": {"f": ["x"], "g": ["y"]},
