@@ -9,7 +9,7 @@ import numpy as np
 
 from sciml_discover.base import lazy_import, nobody_watches
 from sciml_discover.forecasts import AbstractModel, LawModel
-from sciml_discover.library import Library, LibraryOptions, build_library
+from sciml_discover.library import LibraryOptions, build_library
 from sciml_discover.objectives.problem import make_rows
 from sciml_discover.search import Candidates, Fits, Refitter
 from sciml_discover.simplify import linear_combination
@@ -31,13 +31,10 @@ STEPS = 8
 """Runge-Kutta steps per interval of the refit; the comparison itself uses an independent solver."""
 
 
-def known_only(system: System, data: PreparedData, trained: TrainingResult) -> AbstractModel | str:
-    """Return the known physics with nothing in its holes, its free numbers refitted; or why there is none."""
+def known_only(system: System, data: PreparedData, trained: TrainingResult) -> AbstractModel:
+    """Return the known physics with nothing in its holes, its free numbers refitted where that succeeds."""
     rows = make_rows(system, data.train, data.noise)
-    empty = [
-        Library(hole.inputs, build_library(hole.inputs, LibraryOptions(polynomial_degree=0)).terms)
-        for hole in system.missing
-    ]
+    empty = [build_library(hole.inputs, LibraryOptions(polynomial_degree=0)) for hole in system.missing]
     zeros = [np.zeros((1, 1)) for _ in system.missing]
     refitter = Refitter(system, empty, rows, STEPS)
     coordinates = ParameterMap(system).initial(1)
@@ -52,7 +49,7 @@ def known_only(system: System, data: PreparedData, trained: TrainingResult) -> A
         note = "holes empty, free parameters and initial states refitted"
     filled = system.fill({hole.name: linear_combination((), (), hole.inputs) for hole in system.missing})
     model = LawModel(filled, values, states)
-    model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
+    model.starts = data.train.start_times
     model.note = note
     return model
 
@@ -98,7 +95,7 @@ def sindy_on_data(system: System, data: PreparedData) -> AbstractModel | str:
     }
     found = System(tuple(Variable(name) for name in names), (), (), equations)
     model = LawModel(found, np.zeros(0), np.array(initial))
-    model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
+    model.starts = data.train.start_times
     model.note = "; ".join(
         f"{name}: {int(np.count_nonzero(coefficients[row]))} terms" for row, name in enumerate(names)
     )

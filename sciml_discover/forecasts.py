@@ -100,7 +100,7 @@ class LawModel(AbstractModel):
         free = [i for i, parameter in enumerate(system.parameters) if not parameter.fixed]
         free += range(len(system.parameters), len(values))
         model = cls(filled, np.array(values), law.initial_states, free, law.covariance)
-        model.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
+        model.starts = data.train.start_times
         return model
 
     def solve(self, initial: np.ndarray, start: float, times: np.ndarray) -> np.ndarray | None:
@@ -156,7 +156,7 @@ class UdeModel(AbstractModel):
         self._ude, self._theta = trained_ude(system, trained)
         self.names = system.state_names
         self.initial = trained.initial_states
-        self.starts = tuple(float(item.times[0]) for item in data.train.trajectories)
+        self.starts = data.train.start_times
         self.note = "the trained networks in the holes"
         gaps = np.concatenate([np.diff(item.times) for item in data.train.trajectories])
         # Irregular rows have tiny gaps that say nothing about how fast the system moves: the median does.
@@ -185,7 +185,6 @@ class Forecast:
     """Observables of a model at the rows of a dataset, per trajectory; None where it could not be solved."""
 
     train: list[np.ndarray] | None
-    train_sd: list[np.ndarray] | None
     holdout: list[np.ndarray] | None
     holdout_sd: list[np.ndarray] | None
     note: str
@@ -222,7 +221,7 @@ def forecast(model: AbstractModel, data: PreparedData) -> Forecast:
             spreads.append(spread if spread is not None else np.zeros((len(item.times), len(columns))))
         holdout_sd = spreads if holdout is not None else None
     solved = len(train_found) == len(train)
-    return Forecast(train_found if solved else None, None, holdout, holdout_sd, note)
+    return Forecast(train_found if solved else None, holdout, holdout_sd, note)
 
 
 def fitted_rows(times: np.ndarray) -> int:

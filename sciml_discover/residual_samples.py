@@ -103,7 +103,6 @@ def sample_residual(
     covariance = np.nan_to_num(trained.covariance[ude.n_free : n_theta, ude.n_free : n_theta], posinf=1e6)
     slopes = by_weights[0].numpy()
     columns = np.column_stack([state, time])
-    positions = [*system.state_names, "t"]
     holes = []
     for number, hole in enumerate(system.missing):
         variance = np.einsum("pi,ij,pj->p", slopes[:, number], covariance, slopes[:, number])
@@ -115,7 +114,7 @@ def sample_residual(
                 inputs=hole.inputs,
                 trajectory=tuple(names),
                 times=time,
-                points=columns[:, [positions.index(name) for name in hole.inputs]],
+                points=columns[:, list(system.hole_inputs[number])],
                 values=learnt,
                 weights=precision / precision.mean(),
             )

@@ -16,6 +16,7 @@ from sciml_discover.objectives.multiple_shooting import ConstrainedShooting, Sho
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.abstract import Report
+from sciml_discover.optimizers.gauss_newton import LARGEST_DEFECT
 from sciml_discover.regressors import Supports
 from sciml_discover.ude import UDE
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from sciml_discover.system import System
 else:
     torch = lazy_import("torch")
-
-LARGEST_DEFECT = 1e-2
-"""Segments that meet to this many noise sds are one trajectory."""
 
 FIRST_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 20, 40
 
@@ -182,8 +180,6 @@ class Refitter:
         factor = np.ones(len(rows.columns)) if noise_factor is None else noise_factor
         self._factor = torch.as_tensor(factor, device=rows.times.device)
         self._rows = replace(rows, weights=rows.weights / self._factor)
-        names = [*system.state_names, "t"]
-        self._inputs = [tuple(names.index(name) for name in hole.inputs) for hole in system.missing]
 
     def bound(self, start: Fits, watch: Watch) -> Fits:
         """Return a first fit, whose misfit is a lower bound of the true one.
@@ -226,7 +222,9 @@ class Refitter:
     def problem(self, fits: Fits) -> tuple[ShootingObjective, torch.Tensor]:
         """Return the shooting problem of a batch of fits, and its unknowns where they stand."""
         candidates = fits.candidates
-        filling = MaskedLibraries(self._libraries, self._inputs, candidates.supports, fits.states.device)
+        filling = MaskedLibraries(
+            self._libraries, self._system.hole_inputs, candidates.supports, fits.states.device
+        )
         ude = UDE(self._system, filling, fits.states.device)
         theta = torch.cat([fits.coordinates, filling.pack(candidates.coefficients)], dim=1)
         objective = MultipleShooting(segment_length=1).build(ude, self._rows, self._steps)

@@ -372,6 +372,12 @@ class System:
         return tuple(hole.name for hole in self.missing)
 
     @property
+    def hole_inputs(self) -> tuple[tuple[int, ...], ...]:
+        """Positions of each hole's inputs among the states; the number of states stands for the time."""
+        names = [*self.state_names, TIME]
+        return tuple(tuple(names.index(name) for name in hole.inputs) for hole in self.missing)
+
+    @property
     def free_parameters(self) -> tuple[Parameter, ...]:
         """The parameters that are learnt."""
         return tuple(parameter for parameter in self.parameters if not parameter.fixed)

@@ -66,7 +66,7 @@ class History:
     iteration: np.ndarray
     """Iterations since the start of training, shape ``(rows,)``."""
     loss: np.ndarray
-    """The objective per observed value, shape ``(rows,)``; comparable within a stage only."""
+    """Value of the stage's objective, shape ``(rows,)``; comparable within a stage only."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,8 @@ def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple
     fallback = np.append(rows.scale.cpu().numpy(), 1.0)
     spread = np.where(spread > 1e-9 * fallback, spread, fallback)
     by_hole = hole_influence(system)
-    names = [*system.state_names, "t"]
     shapes = []
-    for number, hole in enumerate(system.missing):
-        inputs = tuple(names.index(name) for name in hole.inputs)
+    for number, inputs in enumerate(system.hole_inputs):
         sizes = rows.slope_scale.cpu().numpy()[by_hole[:, number]]
         shapes.append(
             NetworkShape(
@@ -324,16 +322,15 @@ def _undetermined(system: System, ude: UDE, state: FitState, covariance: np.ndar
 
 def trained_ude(system: System, trained: TrainingResult) -> tuple[UDE[ResidualNetworks], torch.Tensor]:
     """Return a trained equation and its ``theta``, shape ``(1, n_theta)``, from the numbers of a result."""
-    names = [*system.state_names, "t"]
     shapes = [
         NetworkShape(
-            tuple(names.index(name) for name in network.inputs),
+            inputs,
             network.hidden,
             network.input_center,
             network.input_scale,
             network.output_scale,
         )
-        for network in trained.networks.values()
+        for inputs, network in zip(system.hole_inputs, trained.networks.values(), strict=True)
     ]
     # The prior only matters in training.
     ude = UDE(system, ResidualNetworks(shapes, prior=0.0))

@@ -66,6 +66,11 @@ class Dataset:
     trajectories: tuple[Trajectory, ...]
 
     @property
+    def start_times(self) -> tuple[float, ...]:
+        """Time of the first row of each trajectory."""
+        return tuple(float(trajectory.times[0]) for trajectory in self.trajectories)
+
+    @property
     def n_observed(self) -> int:
         """Number of values that were really measured."""
         return int(sum(np.isfinite(trajectory.values).sum() for trajectory in self.trajectories))

@@ -206,7 +206,7 @@ def validate(
 def _score(found: Forecast, data: PreparedData) -> ModelScore:
     # The constant knows as much as the law does: the training rows.
     constant = best_constant(data.train, data.noise)
-    train = measure(data.train, found.train, found.train_sd, data.noise, constant)
+    train = measure(data.train, found.train, None, data.noise, constant)
     holdout, rows = None, scored_holdout(data)
     if rows is not None and found.holdout is not None:
         holdout = measure(rows, found.holdout, found.holdout_sd, data.noise, constant)

@@ -40,11 +40,9 @@ class DerivativeObjective(AbstractObjective):
 
     def __init__(self, options: DerivativeMatching, ude: UDE, rows: Rows) -> None:
         self.options, self.ude, self.rows = options, ude, rows
-        self._states: torch.Tensor | None = None
 
     def start(self, state: FitState) -> torch.Tensor:
         """Return ``theta``; states stay what the smoother says."""
-        self._states = state.states
         return state.theta.clone()
 
     def finish(self, unknowns: torch.Tensor) -> FitState:
