@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sciml_discover.base import lazy_import
@@ -103,6 +103,8 @@ def take(mine: Linearization, index: torch.Tensor) -> Linearization:
 def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one: Any, two: Any) -> Any:
     if isinstance(one, torch.Tensor):
         return function(one, two)
+    if not is_dataclass(one):
+        return one
     values = {
         field.name: _map_tensors(function, getattr(one, field.name), getattr(two, field.name))
         for field in fields(one)

@@ -334,6 +334,7 @@ class ShootingObjective(AbstractObjective):
             shared=normal[..., dimension:, dimension:].sum((1, 2)) + torch.diag_embed(precision),
             node_gradient=gradient[..., :dimension],
             shared_gradient=gradient[..., dimension:].sum((1, 2)) + precision * theta,
+            node_damping=normal[..., :dimension, :dimension].diagonal(dim1=-2, dim2=-1),
         )
 
     def _spread(self, per_segment: torch.Tensor) -> torch.Tensor:
