@@ -13,6 +13,8 @@ from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
+from sciml_discover.optimizers.abstract import AbstractState
+from sciml_discover.optimizers.driver import minimise
 from sciml_discover.solve import choose_steps, solve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.ude import UDE
@@ -183,7 +185,7 @@ def train(
 
     stages = options.stages or auto_stages(system, data)
     hidden = sorted(set(system.state_names) - set(data.train.observables))
-    record, notes = _Recorder(watch, sum(_length(stage) for stage in stages)), []
+    record, notes = _Recorder(watch, _iterations(stages, ude, rows)), []
     score, converged = _scores(ude, rows, state), torch.zeros(options.starts, dtype=torch.bool, device=device)
     for stage in stages:
         name = f"{stage.objective.kind} x {stage.optimizer.kind}"
@@ -192,9 +194,8 @@ def train(
             continue
         steps = choose_steps(ude, rows, state)
         objective = stage.objective.build(ude, rows, steps)
-        start = objective.start(state)
-        unknowns, settled = stage.optimizer.minimise(objective, start, record.begin(name))
-        following = objective.finish(unknowns)
+        end = minimise(stage.optimizer, objective, objective.start(state), record.begin(name)).state
+        following, settled = objective.finish(end.unknowns), end.converged
         reached = _scores(ude, rows, following)
         # A start that nothing can re-solve yet is not judged by its re-solved trajectory.
         better = ~(reached > score) | ~torch.isfinite(score)
@@ -221,21 +222,23 @@ class _Recorder:
     def begin(self, name: str):
         """Return what an optimizer calls after each iteration of a stage."""
 
-        def report(iteration: int, values: torch.Tensor) -> None:  # noqa: ARG001 - counted here, over all stages
+        def report(state: AbstractState) -> None:
             self.names.append(name)
-            self.losses.append(values.detach().cpu().numpy().copy())
+            self.losses.append(state.value.cpu().numpy().copy())
             step = min(len(self.losses), self._total)
             self._watch(Progress("train", name, step, self._total, float(np.min(self.losses[-1]))))
 
         return report
 
 
-def _length(stage: TrainStage) -> int:
-    """Return the most iterations that a stage can report."""
-    rounds = (
-        4 if isinstance(stage.optimizer, GaussNewton) and stage.objective.kind != "derivative_matching" else 1
+def _iterations(stages: tuple[TrainStage, ...], ude: UDE, rows: Rows) -> int:
+    """Return the most iterations that a schedule can take."""
+    return sum(
+        stage.optimizer.most_iterations(
+            stage.objective.build(ude, rows, steps=1).rounds_of(stage.optimizer.order)
+        )
+        for stage in stages
     )
-    return stage.optimizer.iterations * rounds
 
 
 def _scores(ude: UDE, rows: Rows, state: FitState) -> torch.Tensor:

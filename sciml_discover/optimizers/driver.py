@@ -1,0 +1,80 @@
+"""Minimising without stopping in between: all iterations of a round, all rounds of an objective."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sciml_discover.objectives.abstract import AbstractObjective
+from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
+
+if TYPE_CHECKING:
+    import torch
+
+Report = Callable[[AbstractState], None]
+"""Called with the state after each iteration."""
+
+
+def unreported(_: AbstractState) -> None:
+    """Drop a report: the default of every ``report`` argument."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a minimisation stands: the round of the objective that it is in, and the optimizer's state."""
+
+    objective: AbstractObjective
+    state: AbstractState
+
+
+def begin(optimizer: AbstractOptimizer, objective: AbstractObjective, unknowns: torch.Tensor) -> Position:
+    """Return the position before the first iteration of the first round, from unknowns ``(B, n)``."""
+    first = objective.first_round(optimizer.order)
+    return Position(first, optimizer.begin(first, unknowns))
+
+
+def following(optimizer: AbstractOptimizer, position: Position) -> Position | None:
+    """Return the position after one more iteration, in the next round if this one is done; None at the end."""
+    objective, state = position.objective, position.state
+    if bool(state.done):
+        upcoming = None if bool(state.spent) else objective.next_round(state.unknowns)
+        if upcoming is None:
+            return None
+        objective, state = upcoming, optimizer.next_round(upcoming, state)
+    return Position(objective, optimizer.step(objective, state))
+
+
+def minimise(
+    optimizer: AbstractOptimizer,
+    objective: AbstractObjective,
+    unknowns: torch.Tensor,
+    report: Report = unreported,
+) -> Position:
+    """Return the position at the end of the last round.
+
+    Args:
+        optimizer: how to minimise.
+        objective: what to minimise.
+        unknowns: where to begin, shape ``(B, n)``; they are left alone.
+        report: called after each iteration.
+    """
+    position = begin(optimizer, objective, unknowns)
+    while (upcoming := following(optimizer, position)) is not None:
+        position = upcoming
+        report(position.state)
+    return position
+
+
+def minimise_round(
+    optimizer: AbstractOptimizer,
+    objective: AbstractObjective,
+    unknowns: torch.Tensor,
+    report: Report = unreported,
+) -> AbstractState:
+    """Return the state at the end of one round alone, that which ``objective`` is in; see `minimise`."""
+    state = optimizer.begin(objective, unknowns)
+    while not bool(state.done):
+        state = optimizer.step(objective, state)
+        report(state)
+    return state
