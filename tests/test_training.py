@@ -78,10 +78,9 @@ def test_explicit_stages_run_in_order_and_reduce_the_loss() -> None:
     trained = train(problem.system, data, TrainOptions(starts=2, stages=stages), seed=0, watch=seen.append)
     names = list(dict.fromkeys(trained.history.stage))
     assert names == ["multiple_shooting x adam", "multiple_shooting x lbfgs"]
-    assert (
-        len(trained.history.loss) == len(trained.history.iteration) == len(trained.history.stage) == len(seen)
-    )
-    assert [event.step for event in seen] == list(range(1, len(seen) + 1))
+    assert len(trained.history.loss) == len(trained.history.iteration) == len(trained.history.stage) == 40
+    # Adam's iterations are told of in tens, so that the device need not be waited for.
+    assert [event.step for event in seen] == [10, 20, *range(21, 41)]
     assert {event.total for event in seen} == {40}
     lbfgs = np.array(trained.history.stage) == names[1]
     assert trained.history.loss[lbfgs][-1] < trained.history.loss[0]

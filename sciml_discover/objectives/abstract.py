@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from sciml_discover.base import lazy_import
-from sciml_discover.objectives.problem import FitState
+from sciml_discover.base import Options, lazy_import
+from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +18,27 @@ else:
 
 Order = Literal[1, 2]
 """Of an optimizer: 1 if it follows gradients, 2 if it solves linearised least-squares problems."""
+
+
+class AbstractObjectiveOptions(Options, ABC):
+    """Which objective is minimised; its fields are the options."""
+
+    solves: ClassVar[bool] = True
+    """Whether the differential equation is solved, so that the size of its steps matters."""
+
+    @abstractmethod
+    def build(self, ude: UDE, rows: Rows, steps: int) -> AbstractObjective:
+        """Return the objective for a universal differential equation and training rows.
+
+        Args:
+            ude: the equation.
+            rows: the training rows.
+            steps: Runge-Kutta steps per interval; a power of two.
+        """
+
+    def backed_off(self) -> Self | None:
+        """Return more cautious options, for when these led nowhere; None if there are none."""
+        return None
 
 
 class AbstractLinearization(ABC):
@@ -112,6 +134,11 @@ def choose(keep: torch.Tensor, mine: Linearization, other: AbstractLinearization
 def take(mine: Linearization, index: torch.Tensor) -> Linearization:
     """Return the chosen members of the batch: all tensors, nested ones too."""
     return _map_tensors(lambda tensor, _: tensor[index], mine, mine)
+
+
+def contiguous(mine: Linearization) -> Linearization:
+    """Return the same with all tensors laid out in memory as they are read back from a file."""
+    return _map_tensors(lambda tensor, _: tensor.contiguous(), mine, mine)
 
 
 def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one: Any, two: Any) -> Any:

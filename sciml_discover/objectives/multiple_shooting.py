@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import pydantic
 
-from sciml_discover.base import Options, lazy_import
+from sciml_discover.base import lazy_import
 from sciml_discover.integrate import integrate_batch, integrate_sensitivities, unit_sensitivity
 from sciml_discover.linear_algebra import ArrowNormal, Nodes, TridiagonalNormal, condense
-from sciml_discover.objectives.abstract import AbstractLinearization, AbstractObjective, Order, choose, take
+from sciml_discover.objectives.abstract import (
+    AbstractLinearization,
+    AbstractObjective,
+    AbstractObjectiveOptions,
+    Order,
+    choose,
+    take,
+)
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE
 
@@ -25,7 +32,7 @@ PENALISED_ROUNDS, PENALTY_GROWTH = 3, 30.0
 """Rounds of a second-order method before continuity becomes an equality, and the growth of the penalty in them."""
 
 
-class MultipleShooting(Options):
+class MultipleShooting(AbstractObjectiveOptions):
     """Solve short segments as one batch; their initial states are free, continuity is enforced.
 
     First-order methods see continuity as a penalty that grows into an augmented Lagrangian (Turan & Jaeschke
@@ -47,6 +54,10 @@ class MultipleShooting(Options):
         intervals = rows.times.shape[1] - 1
         length = intervals if self.segment_length == "all" else min(self.segment_length, intervals)
         return ShootingObjective(self, ude, rows, length, steps)
+
+    def backed_off(self) -> MultipleShooting | None:
+        """Return the same over single intervals, in which a solution has the least time to run away."""
+        return None if self.segment_length == 1 else self.model_copy(update={"segment_length": 1})
 
 
 @dataclass(frozen=True)

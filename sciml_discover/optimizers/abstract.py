@@ -10,11 +10,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sciml_discover.base import Options
+from sciml_discover.base import Options, lazy_import
 from sciml_discover.objectives.abstract import AbstractObjective, Order
 
 if TYPE_CHECKING:
     import torch
+else:
+    torch = lazy_import("torch")
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class AbstractState(ABC):
     Attributes:
         value: what is reported of each member, which never rises within a round, shape ``(B,)``.
         converged: whether each member has converged in this round, shape ``(B,)``.
+        lost: in how many iterations of this round each member was not finite where it was tried, shape ``(B,)``.
         iteration: number of iterations so far, a scalar on the CPU.
         done: whether this round has nothing more to do, a scalar on the CPU.
         spent: whether there are no iterations left for further rounds, a scalar on the CPU.
@@ -31,6 +34,7 @@ class AbstractState(ABC):
 
     value: torch.Tensor
     converged: torch.Tensor
+    lost: torch.Tensor
     iteration: torch.Tensor
     done: torch.Tensor
     spent: torch.Tensor
@@ -39,6 +43,11 @@ class AbstractState(ABC):
     @abstractmethod
     def unknowns(self) -> torch.Tensor:
         """The best unknowns of each member, shape ``(B, n)``: what a fit that ends here gives."""
+
+    @property
+    def stalled(self) -> torch.Tensor:
+        """Members that have given up in this round without having converged, shape ``(B,)``."""
+        return torch.zeros_like(self.converged)
 
 
 class AbstractOptimizer(Options, ABC):

@@ -71,6 +71,7 @@ class Adam(AbstractOptimizer):
         return AdamState(
             value=torch.full_like(point[:, 0], torch.inf),
             converged=torch.zeros(len(point), dtype=torch.bool, device=point.device),
+            lost=torch.zeros(len(point), dtype=torch.int64, device=point.device),
             iteration=torch.tensor(0),
             done=torch.tensor(False),
             spent=torch.tensor(False),
@@ -106,6 +107,7 @@ class Adam(AbstractOptimizer):
         return replace(
             state,
             value=torch.where(better, loss, state.value),
+            lost=state.lost + ~good,
             iteration=torch.tensor(count),
             done=torch.tensor(count % per_round == 0 or count >= self.iterations),
             spent=torch.tensor(count >= self.iterations),
@@ -118,7 +120,12 @@ class Adam(AbstractOptimizer):
 
     def next_round(self, objective: AbstractObjective, state: AdamState) -> AdamState:  # noqa: ARG002
         """Return the same state with the record of the losses begun afresh: they mean something else now."""
-        return replace(state, value=torch.full_like(state.value, torch.inf), done=torch.tensor(False))
+        return replace(
+            state,
+            value=torch.full_like(state.value, torch.inf),
+            lost=torch.zeros_like(state.lost),
+            done=torch.tensor(False),
+        )
 
     def _following(self, rate: float, count: int) -> float:
         """Return the next step size along the cosine, ``count`` steps from its begin."""

@@ -34,15 +34,20 @@ def begin(optimizer: AbstractOptimizer, objective: AbstractObjective, unknowns: 
     return Position(first, optimizer.begin(first, unknowns))
 
 
+def next_round(optimizer: AbstractOptimizer, position: Position) -> Position | None:
+    """Return the position at the begin of the next round; None if the last one is over or no iterations are left."""
+    if bool(position.state.spent):
+        return None
+    upcoming = position.objective.next_round(position.state.unknowns)
+    return None if upcoming is None else Position(upcoming, optimizer.next_round(upcoming, position.state))
+
+
 def following(optimizer: AbstractOptimizer, position: Position) -> Position | None:
     """Return the position after one more iteration, in the next round if this one is done; None at the end."""
-    objective, state = position.objective, position.state
-    if bool(state.done):
-        upcoming = None if bool(state.spent) else objective.next_round(state.unknowns)
-        if upcoming is None:
-            return None
-        objective, state = upcoming, optimizer.next_round(upcoming, state)
-    return Position(objective, optimizer.step(objective, state))
+    upcoming = next_round(optimizer, position) if bool(position.state.done) else position
+    if upcoming is None:
+        return None
+    return Position(upcoming.objective, optimizer.step(upcoming.objective, upcoming.state))
 
 
 def minimise(

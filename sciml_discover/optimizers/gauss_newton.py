@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import pydantic
 
 from sciml_discover.base import lazy_import
-from sciml_discover.objectives.abstract import AbstractLinearization
+from sciml_discover.objectives.abstract import AbstractLinearization, contiguous
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 
 if TYPE_CHECKING:
@@ -49,6 +49,12 @@ class GaussNewtonState(AbstractState):
         """Where each member stands."""
         return self.point
 
+    @property
+    def stalled(self) -> torch.Tensor:
+        """Members that no step could improve, however small."""
+        going = torch.zeros_like(self.converged).index_fill(0, self.alive, True)
+        return ~going & ~self.converged
+
 
 class GaussNewton(AbstractOptimizer):
     """Levenberg-Marquardt steps on the linearised residual, one damping per member of the batch.
@@ -73,11 +79,12 @@ class GaussNewton(AbstractOptimizer):
     def begin(self, objective: AbstractObjective, unknowns: torch.Tensor) -> GaussNewtonState:
         """Return the state before the first step: the objective linearised where it begins."""
         unknowns = unknowns.detach()
-        current = objective.linearize(unknowns)
+        current = contiguous(objective.linearize(unknowns))
         damping = unknowns.new_full((len(unknowns),), self.damping)
         return GaussNewtonState(
             value=current.cost,
             converged=torch.zeros(len(unknowns), dtype=torch.bool, device=unknowns.device),
+            lost=torch.zeros(len(unknowns), dtype=torch.int64, device=unknowns.device),
             iteration=torch.tensor(0),
             done=torch.tensor(False),
             spent=torch.tensor(False),
@@ -118,7 +125,8 @@ class GaussNewton(AbstractOptimizer):
         settled = accept & (fraction == 1.0) & (-promised < 0.5 * self.tolerance)
         settled &= following.worst_defect < LARGEST_DEFECT
         unknowns = torch.where(accept[:, None], trial, unknowns)
-        current = following.choose(accept, current)
+        # What a checkpoint gives back lies in memory like this, and sums depend on that in the last bit.
+        current = contiguous(following.choose(accept, current))
         shrink = torch.where(ratio > 0.75, 0.1, torch.where(ratio > 0.25, 0.5, 2.0))
         damping = torch.where(accept, damping * shrink, damping * 8.0).clamp(1e-12, 2 * LARGEST_DAMPING)
         fraction = torch.where(accept, (2.0 * fraction).clamp_max(1.0), (0.5 * fraction).clamp_min(0.0625))
@@ -136,6 +144,7 @@ class GaussNewton(AbstractOptimizer):
         return GaussNewtonState(
             value=value,
             converged=converged,
+            lost=state.lost.index_add(0, state.alive, (~finite).long()),
             iteration=torch.tensor(count),
             done=torch.tensor(len(left) == 0 or count >= self.iterations),
             spent=torch.tensor(False),

@@ -88,6 +88,7 @@ class Lbfgs(AbstractOptimizer):
         return LbfgsState(
             value=loss,
             converged=torch.zeros(len(point), dtype=torch.bool, device=point.device),
+            lost=torch.zeros(len(point), dtype=torch.int64, device=point.device),
             iteration=iteration,
             done=torch.tensor(False),
             spent=torch.tensor(False),
@@ -106,7 +107,7 @@ class Lbfgs(AbstractOptimizer):
 
         A member that stopped moving has converged; the batch ends its round when all of them have.
         """
-        point, loss, gradient = _line_search(
+        point, loss, gradient, lost = _line_search(
             lambda at: _evaluate(objective, at, state.unit),
             state.point,
             _direction(state),
@@ -128,6 +129,7 @@ class Lbfgs(AbstractOptimizer):
         return LbfgsState(
             value=loss,
             converged=converged,
+            lost=state.lost + lost,
             iteration=torch.tensor(count),
             done=torch.tensor(spent or left == 0 or bool(converged.all())),
             spent=torch.tensor(spent),
@@ -178,7 +180,10 @@ def _direction(state: LbfgsState) -> torch.Tensor:
 
 
 def _line_search(evaluate, point, direction, loss, gradient, *, first):
-    """Return points that meet the weak Wolfe conditions along each member's direction, or the old points."""
+    """Return points that meet the weak Wolfe conditions along each member's direction, or the old points.
+
+    With their losses and gradients, and which members were not finite at some point on the way.
+    """
     slope = (direction * gradient).sum(1)
     length = torch.ones_like(loss)
     if first:
@@ -186,10 +191,11 @@ def _line_search(evaluate, point, direction, loss, gradient, *, first):
         length = 0.1 / direction.norm(dim=1).clamp_min(1e-300)
     low, high = torch.zeros_like(loss), torch.full_like(loss, torch.inf)
     best, best_loss, best_gradient = point, loss, gradient
-    done = slope >= 0
+    done, lost = slope >= 0, ~torch.isfinite(loss)
     for _ in range(MOST_TRIALS):
         trial = point + length[:, None] * direction
         trial_loss, trial_gradient = evaluate(trial)
+        lost = lost | (~done & ~torch.isfinite(trial_loss))
         decreases = trial_loss <= loss + DECREASE * length * slope
         curved = (trial_gradient * direction).sum(1) >= CURVATURE * slope
         keep = ~done & decreases & (trial_loss <= best_loss)
@@ -203,4 +209,4 @@ def _line_search(evaluate, point, direction, loss, gradient, *, first):
         low = torch.where(~done & decreases, length, low)
         middle = torch.where(torch.isinf(high), 2.0 * length, 0.5 * (low + high))
         length = torch.where(done, length, middle)
-    return best, best_loss, best_gradient
+    return best, best_loss, best_gradient, lost
