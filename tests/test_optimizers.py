@@ -68,7 +68,10 @@ def test_a_member_that_is_not_a_number_does_not_disturb_the_others(
     quick = optimizer.model_copy(update={"iterations": 60})
     start = torch.zeros(3, 2).double()
     healthy, *_ = run(quick, LeastSquares(TARGETS), start)
-    found, converged, _ = run(quick, LeastSquares(TARGETS, poisoned=(2,), limit=limit), start)
+    state = minimise(quick, LeastSquares(TARGETS, poisoned=(2,), limit=limit), start).state
+    found, converged = state.unknowns, state.converged
+    assert state.lost[2] > 0
+    assert state.lost[:2].tolist() == [0, 0]
     torch.testing.assert_close(found[:2], healthy[:2], rtol=1e-9, atol=1e-9)
     assert torch.isfinite(found[2]).all()
     if limit == 0.5:
