@@ -77,6 +77,9 @@ class Checkpoints:
             content = self._path(self._folder).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            self._watch(Progress(self._stage, f"the checkpoint cannot be read ({error}); beginning anew"))
+            return None
         try:
             saved, key = _decode(content)
         except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

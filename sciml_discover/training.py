@@ -351,7 +351,7 @@ class _Loop:
             self._record.notes.append(f"{way.name} left out after a numerical failure: {problem}")
             return Standing(standing.stage + 1, 0, batch)
         batch = self._better(way.name, outcome)
-        if stage.optimizer.order == 2:
+        if stage.optimizer.order == 2 and self._keep < 1.0:
             batch = batch.take(self._strongest(way.name, batch.score))
         return Standing(standing.stage + 1, 0, batch)
 

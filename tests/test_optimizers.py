@@ -11,8 +11,7 @@ import torch
 
 from sciml_discover.objectives.problem import FitState
 from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
-from sciml_discover.optimizers.driver import begin as first_position
-from sciml_discover.optimizers.driver import following, minimise
+from sciml_discover.optimizers.driver import Position, begin, end_of_round, minimise, next_round
 from sciml_discover.optimizers.gauss_newton import GaussNewtonState
 from tests.problems import FORCED, OBJECTIVES, OPTIMIZERS, LeastSquares, network_ude, random_theta
 
@@ -134,14 +133,16 @@ def test_a_fit_goes_on_from_the_memory_of_any_round(optimizer: OptimizerOptions,
     objective = options.build(ude, rows, 2)
     start = objective.start(FitState(states, random_theta(ude, 2)))
     quick = optimizer.model_copy(update={"iterations": 5})
-    position, rounds, count = first_position(quick, objective, start), [], 0
-    while (upcoming := following(quick, position)) is not None:
-        position, count = upcoming, count + 1
-        if len(rounds) == 0 or position.objective is not rounds[-1]:
-            rounds.append(position.objective)
+    position: Position | None = begin(quick, objective, start)
+    rounds, count = [], 0
+    while position is not None:
+        rounds.append(position.objective)
+        end = end_of_round(quick, position)
+        count = int(end.state.iteration) + (count if quick.order == 2 else 0)
+        position = next_round(quick, end)
     assert count <= quick.most_iterations(objective.rounds_of(quick.order))
     assert len(rounds) == objective.rounds_of(quick.order)
-    assert position.objective.next_round(start) is None
+    assert rounds[-1].next_round(start) is None
     for one in rounds:
         again = rounds[0].recall(one.memory)
         assert {name: value.tolist() for name, value in again.memory.items()} == {

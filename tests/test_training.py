@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sciml_discover import payload
 from sciml_discover.base import Progress
 from sciml_discover.errors import SolveError
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting
@@ -162,6 +165,34 @@ def test_segments_are_shortened_where_no_start_can_be_solved() -> None:
         "multiple_shooting x gauss_newton",
         "multiple_shooting x gauss_newton, backed off",
     ]
+
+
+class Stop(Exception):
+    """Somebody stopped the training."""
+
+
+def test_a_stage_that_backed_off_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole = TrainStage(objective=MultipleShooting(segment_length="all"), optimizer=GaussNewton(iterations=3))
+    # The first way needs no more than its end; the second is stopped in its second round.
+    given = {"system": RELAXING.system, "data": RELAXING.data(), "options": staged(whole), "seed": 0}
+    seen: list[Progress] = []
+    uninterrupted = train(**given, watch=seen.append)
+    cautious = [number for number, event in enumerate(seen) if event.message.endswith("backed off")]
+    assert len(cautious) == 4 * 3
+
+    calls = count()
+
+    def stop(_: Progress) -> None:
+        if next(calls) >= cautious[5]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(**given, watch=stop, checkpoint=tmp_path, checkpoint_seconds=0.0)
+    again: list[Progress] = []
+    resumed = train(**given, watch=again.append, checkpoint=tmp_path)
+    assert again[0].message == "going on from a checkpoint"
+    assert len(again) - 1 == len(seen) - cautious[5]
+    assert payload.encode(resumed) == payload.encode(uninterrupted)
 
 
 class Failing(MultipleShooting):

@@ -42,12 +42,13 @@ def next_round(optimizer: AbstractOptimizer, position: Position) -> Position | N
     return None if upcoming is None else Position(upcoming, optimizer.next_round(upcoming, position.state))
 
 
-def following(optimizer: AbstractOptimizer, position: Position) -> Position | None:
-    """Return the position after one more iteration, in the next round if this one is done; None at the end."""
-    upcoming = next_round(optimizer, position) if bool(position.state.done) else position
-    if upcoming is None:
-        return None
-    return Position(upcoming.objective, optimizer.step(upcoming.objective, upcoming.state))
+def end_of_round(optimizer: AbstractOptimizer, position: Position, report: Report = unreported) -> Position:
+    """Return the position after the last iteration of its round; ``report`` is called after each."""
+    objective, state = position.objective, position.state
+    while not bool(state.done):
+        state = optimizer.step(objective, state)
+        report(state)
+    return Position(objective, state)
 
 
 def minimise(
@@ -64,10 +65,9 @@ def minimise(
         unknowns: where to begin, shape ``(B, n)``; they are left alone.
         report: called after each iteration.
     """
-    position = begin(optimizer, objective, unknowns)
-    while (upcoming := following(optimizer, position)) is not None:
-        position = upcoming
-        report(position.state)
+    position = end_of_round(optimizer, begin(optimizer, objective, unknowns), report)
+    while (upcoming := next_round(optimizer, position)) is not None:
+        position = end_of_round(optimizer, upcoming, report)
     return position
 
 
@@ -78,8 +78,5 @@ def minimise_round(
     report: Report = unreported,
 ) -> AbstractState:
     """Return the state at the end of one round alone, that which ``objective`` is in; see `minimise`."""
-    state = optimizer.begin(objective, unknowns)
-    while not bool(state.done):
-        state = optimizer.step(objective, state)
-        report(state)
-    return state
+    first = Position(objective, optimizer.begin(objective, unknowns))
+    return end_of_round(optimizer, first, report).state
