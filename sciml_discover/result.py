@@ -213,6 +213,8 @@ class TrainingHistory(Record):
     """Iterations since the start of training."""
     loss: tuple[float | None, ...]
     """The objective per observed value; comparable within a stage only."""
+    events: tuple[str, ...] = ()
+    """What went otherwise than planned: the stage, the iteration and what happened, in order."""
 
 
 class Training(Record):
@@ -640,6 +642,7 @@ def _training(trained: TrainingResult) -> Training:
             stage=trained.history.stage,
             iteration=tuple(int(step) for step in trained.history.iteration),
             loss=tuple(_finite(loss) for loss in trained.history.loss.tolist()),
+            events=tuple(map(str, trained.history.events)),
         ),
         notes=trained.notes,
     )

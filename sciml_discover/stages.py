@@ -68,11 +68,16 @@ class Bench:
 class Inputs:
     """The results that a stage declares as its inputs, by their type.
 
+    Args:
+        values: the results.
+        checkpoint: the folder in which long work may write how far it is.
+
     Raises:
         KeyError: on access to one that is not declared: the stage's key would not know of it.
     """
 
-    def __init__(self, *values: Any) -> None:
+    def __init__(self, *values: Any, checkpoint: Path | None = None) -> None:
+        self.checkpoint = checkpoint
         self._values = {type(value): value for value in values}
 
     def __getitem__(self, kind: type[T]) -> T:
@@ -181,6 +186,7 @@ def _train(bench: Bench, inputs: Inputs) -> TrainingResult:
         seed=experiment.seed,
         device=bench.device,
         watch=bench.watch,
+        checkpoint=inputs.checkpoint,
     )
 
 
@@ -324,7 +330,10 @@ def run_stage(
         artifact = None if force else find_whole(store, stage.name, key, bench.watch)
         cached = artifact is not None
         if artifact is None:
-            inputs = Inputs(*(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs))
+            inputs = Inputs(
+                *(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs),
+                checkpoint=store.checkpoint(stage.name, key),
+            )
             artifact = store.put(stage.name, key, stage.work(bench, inputs))
     return StageOutcome(artifact, cached, time.perf_counter() - started)
 

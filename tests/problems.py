@@ -28,7 +28,14 @@ from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import BestSubset, HoleSupports, Stlsq, Supports
 from sciml_discover.system import System
-from sciml_discover.training import History, NetworkOptions, TrainedNetwork, TrainingResult, network_shapes
+from sciml_discover.training import (
+    History,
+    NetworkOptions,
+    Survivors,
+    TrainedNetwork,
+    TrainingResult,
+    network_shapes,
+)
 from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import UDE
 
@@ -266,6 +273,7 @@ def untrained(problem: Problem, seed: int = 0) -> TrainingResult:
         networks=trained,
         initial_states=problem.initial,
         covariance=1e-4 * np.eye(size),
+        survivors=Survivors(np.zeros(1, dtype=int), np.zeros((1, size)), np.ones(1)),
         history=History((), np.zeros(0, dtype=int), np.zeros(0)),
         notes=(),
     )

@@ -11,6 +11,7 @@ import torch
 
 from sciml_discover.integrate import integrate_batch
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
+from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.derivative_matching import DenseLinearization
 from sciml_discover.objectives.multiple_shooting import (
     ConstrainedShooting,
@@ -105,6 +106,18 @@ class Shooting:
         return 0.5 * (total + weight * (jump + shift).square().sum())
 
 
+def second_order_rounds(objective: AbstractObjective) -> list[AbstractObjective]:
+    """Return the objective in all rounds that a second-order method goes through."""
+    stage: AbstractObjective | None = objective.first_round(2)
+    rounds = []
+    while stage is not None:
+        rounds.append(stage)
+        # The unknowns have no part in it.
+        stage = stage.next_round(torch.full((1, 1), torch.nan))
+    assert len(rounds) == objective.rounds_of(2)
+    return rounds
+
+
 CASES = [
     (EXCHANGE, 1),
     (EXCHANGE, 3),
@@ -144,7 +157,7 @@ def test_rows_count_what_was_measured() -> None:
 
 
 def test_penalised_rounds_are_the_loops(shooting: Shooting) -> None:
-    *penalised, last = shooting.objective.second_order_rounds()
+    *penalised, last = second_order_rounds(shooting.objective)
     if shooting.objective.segments == 1:
         assert not penalised
         return
@@ -174,7 +187,7 @@ def test_penalised_rounds_are_the_loops(shooting: Shooting) -> None:
 
 
 def test_the_last_round_solves_the_constrained_problem(shooting: Shooting) -> None:
-    linearized = shooting.objective.second_order_rounds()[-1].linearize(shooting.unknowns)
+    linearized = second_order_rounds(shooting.objective)[-1].linearize(shooting.unknowns)
     assert isinstance(linearized, ConstrainedShooting)
     steps, changes = linearized.solve(torch.zeros(2).double())
     for b, flat in enumerate(shooting.unknowns):
@@ -230,18 +243,33 @@ def test_loss_is_the_first_penalised_round_by_another_solver(shooting: Shooting)
 def test_loss_after_a_round_is_the_augmented_lagrangian() -> None:
     shooting = Shooting.make(EXCHANGE, 3)
     objective = shooting.objective
-    assert objective.rounds == 3
-    assert objective.advance(shooting.unknowns)
+    assert objective.rounds_of(1) == 3
+    first = objective.first_round(1)
+    following = first.next_round(shooting.unknowns)
+    assert following is not None
     moved = shooting.unknowns + 0.01
-    loss = objective.loss(moved)
+    loss = following.loss(moved)
     for b in range(2):
         _, jump = shooting.loops(shooting.unknowns[[b]])
         shift = 0.7 * jump / 7.0  # multipliers over the weight that has grown
         torch.testing.assert_close(loss[b], shooting.cost(moved[b], 7.0, shift), rtol=1e-3, atol=1e-6)
+        # The round before is what it was.
+        torch.testing.assert_close(first.loss(moved)[b], shooting.cost(moved[b], 0.7), rtol=1e-3, atol=1e-6)
+    last = following.next_round(shooting.unknowns)
+    assert last is not None
+    assert last.next_round(shooting.unknowns) is None
+    torch.testing.assert_close(
+        last.memory["multipliers"], following.memory["multipliers"] * 11.0, rtol=1e-6, atol=1e-9
+    )
+    # Each member has multipliers of its own.
+    other = last.take(torch.tensor([1]))
+    torch.testing.assert_close(other.loss(moved[[1]]), last.loss(moved)[[1]])
 
 
 def test_nothing_to_tie_means_one_round() -> None:
-    assert Shooting.make(FORCED, "all").objective.rounds == 1
+    single = Shooting.make(FORCED, "all").objective
+    assert (single.rounds_of(1), single.rounds_of(2)) == (1, 1)
+    assert single.first_round(2).next_round(Shooting.make(FORCED, "all").unknowns) is None
     assert Shooting.make(FORCED, 500).objective.segments == 1
 
 
@@ -269,7 +297,7 @@ def test_take_and_choose_keep_the_members_apart(options: ObjectiveOptions) -> No
     states = rows.smooth_states.expand(3, *rows.smooth_states.shape)
     unknowns = objective.start(FitState(states, random_theta(ude, 3)))
     index, damping = torch.tensor([2, 0]), torch.full((3,), 0.1).double()
-    for stage in objective.second_order_rounds():
+    for stage in second_order_rounds(objective):
         whole = stage.linearize(unknowns)
         part = stage.take(index).linearize(unknowns[index])
         torch.testing.assert_close(part.cost, whole.cost[index])
@@ -282,7 +310,7 @@ def test_take_and_choose_keep_the_members_apart(options: ObjectiveOptions) -> No
     # A member that is not finite does not disturb the others.
     broken = unknowns.clone()
     broken[1] = torch.nan
-    for stage in objective.second_order_rounds():
+    for stage in second_order_rounds(objective):
         step, _ = stage.linearize(broken).solve(damping)
         torch.testing.assert_close(step[index], stage.linearize(unknowns).solve(damping)[0][index])
         assert not torch.isfinite(step[1]).all()

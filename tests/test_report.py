@@ -206,6 +206,17 @@ def test_missing_values_and_runaway_models_do_no_harm(run_artifacts: SmallRun) -
     assert "<svg" in render_report(**arguments)
 
 
+def test_what_happened_in_training_is_told(run_artifacts: SmallRun) -> None:
+    page = render_report(**run_artifacts.report_arguments())
+    [event] = run_artifacts.trained.history.events
+    assert str(event) in page
+    history = dataclasses.replace(run_artifacts.trained.history, events=())
+    trained = dataclasses.replace(run_artifacts.trained, history=history)
+    calm = render_report(**{**run_artifacts.report_arguments(), "trained": trained})
+    assert "On the way" in page
+    assert "On the way" not in calm
+
+
 def test_many_trajectories_are_named_not_drawn(run_artifacts: SmallRun) -> None:
     data = run_artifacts.data
     rows = data.train.trajectories[0]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from sciml_discover.base import Options, lazy_import
+from sciml_discover.base import lazy_import
 from sciml_discover.linear_algebra import DenseNormal
-from sciml_discover.objectives.abstract import AbstractLinearization, AbstractObjective, choose, take
+from sciml_discover.objectives.abstract import (
+    AbstractLinearization,
+    AbstractObjective,
+    AbstractObjectiveOptions,
+    choose,
+    take,
+)
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE
 
@@ -19,13 +25,14 @@ else:
     torch = lazy_import("torch")
 
 
-class DerivativeMatching(Options):
+class DerivativeMatching(AbstractObjectiveOptions):
     """Match the right-hand side to the derivative of the smoothed data. No solves; a warm start.
 
     Roesch, Rackauckas & Stumpf 2021, doi:10.1002/mp.14815 (two-stage collocation); Varah 1982,
     doi:10.1137/0903003. Not possible with hidden states, whose derivatives nobody measured.
     """
 
+    solves: ClassVar[bool] = False
     kind: Literal["derivative_matching"] = "derivative_matching"
     accuracy: pydantic.PositiveFloat = 0.05
     """Standard deviation of the smoothed derivatives, relative to their root mean square."""
