@@ -10,7 +10,8 @@ import pydantic
 from sciml_discover.base import Options, lazy_import
 from sciml_discover.linear_algebra import DenseNormal
 from sciml_discover.objectives.abstract import AbstractLinearization, AbstractObjective, choose, take
-from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.problem import FitState, Rows, smooth_again
+from sciml_discover.smoothers import Automatic, SmootherOptions
 from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
@@ -28,11 +29,16 @@ class DerivativeMatching(Options):
 
     kind: Literal["derivative_matching"] = "derivative_matching"
     accuracy: pydantic.PositiveFloat = 0.05
-    """Standard deviation of the smoothed derivatives, relative to their root mean square."""
+    """Standard deviation of the smoothed derivatives, relative to their typical size."""
+    smoother: SmootherOptions = Automatic()
+    """How the data are smoothed and differentiated."""
 
     def build(self, ude: UDE, rows: Rows, steps: int) -> DerivativeObjective:  # noqa: ARG002 - no solves
         """Return the objective for a universal differential equation and training rows."""
-        return DerivativeObjective(self, ude, rows)
+        # The rows come smoothed by the default.
+        return DerivativeObjective(
+            self, ude, rows if isinstance(self.smoother, Automatic) else smooth_again(rows, self.smoother)
+        )
 
 
 class DerivativeObjective(AbstractObjective):
