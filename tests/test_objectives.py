@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sciml_discover.integrate import integrate_batch
+from sciml_discover.noise import NoiseOptions, measure_noise
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
 from sciml_discover.objectives.derivative_matching import DenseLinearization
 from sciml_discover.objectives.multiple_shooting import (
@@ -17,7 +18,8 @@ from sciml_discover.objectives.multiple_shooting import (
     PenalisedShooting,
     ShootingObjective,
 )
-from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.problem import FitState, Rows, make_rows, typical_slope
+from sciml_discover.smoothers import LocalPolynomial
 from sciml_discover.ude import UDE
 from tests.problems import EXCHANGE, FORCED, LOTKA_VOLTERRA, OBJECTIVES, Problem, network_ude, random_theta
 
@@ -322,3 +324,44 @@ def test_derivative_matching_does_not_count_padded_rows() -> None:
     torch.testing.assert_close(objective.loss(theta), before)
     rows.smooth_slopes[1, 6] += 100.0
     assert objective.loss(theta) > 2 * before
+
+
+def test_derivative_matching_with_another_smoother() -> None:
+    problem = LOTKA_VOLTERRA
+    rows, ude = problem.rows(0.05), network_ude(problem.system, (2,))
+    theirs = make_rows(problem.system, problem.dataset(0.05), problem.noise(0.05), smoother=LocalPolynomial())
+    options = DerivativeMatching.model_validate({"smoother": {"kind": "local_polynomial"}})
+    objective = options.build(ude, rows, STEPS)
+    torch.testing.assert_close(objective.rows.smooth_states, theirs.smooth_states)
+    torch.testing.assert_close(objective.rows.smooth_slopes, theirs.smooth_slopes)
+    assert not torch.allclose(objective.rows.smooth_slopes, rows.smooth_slopes, rtol=1e-3)
+    assert DerivativeMatching().build(ude, rows, STEPS).rows is rows
+
+
+def test_rows_with_noise_per_value() -> None:
+    problem = EXCHANGE
+    data = problem.dataset(0.01)
+    noise = measure_noise(data, NoiseOptions(value=0.02, floor=0.1))
+    assert noise.floors is not None
+    rows = make_rows(problem.system, data, noise)
+    assert rows.tolerance_at_rows.shape == rows.smooth_states.shape
+    for j, item in enumerate(data.trajectories):
+        seen = np.isfinite(item.values)
+        expected = np.where(seen, 1.0 / np.fmax(0.02 * np.abs(np.nan_to_num(item.values)), noise.floors), 0.0)
+        np.testing.assert_allclose(rows.weights[j, : len(expected)].numpy(), expected)
+        at_rows = rows.tolerance_at_rows[j, : len(expected)].numpy()
+        np.testing.assert_allclose(at_rows[:, rows.columns][seen], 1.0 / expected[seen], rtol=0.2)
+    values = np.concatenate([item.values for item in data.trajectories])
+    for column, position in enumerate(rows.columns):
+        assert float(rows.tolerance[position]) == pytest.approx(noise.typical_sd(values)[column])
+    (hidden,) = set(range(problem.system.dimension)) - set(rows.columns)
+    assert (rows.tolerance_at_rows[..., hidden] == 0.01 * rows.scale[hidden]).all()
+
+
+def test_a_few_wild_slopes_do_not_say_what_is_typical() -> None:
+    slopes = np.cos(np.linspace(0.0, 20.0, 200))
+    usual = typical_slope(slopes)
+    assert usual == pytest.approx(np.sqrt(np.mean(slopes**2)), rel=0.05)
+    slopes[[3, 50, 51, 120]] = [1e4, -1e5, 1e3, 1e8]
+    assert typical_slope(slopes) == pytest.approx(usual, rel=0.1)
+    assert typical_slope(np.full(3, np.nan)) == 0.0

@@ -135,6 +135,23 @@ class BlendedPolynomials:
         return value, slope / reach
 
 
+def rows_apart(times: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return rows that are at least a step apart, the first and the last among them.
+
+    Polynomials around rows that nearly coincide differ a little, which over so short a way is a wild slope.
+
+    Args:
+        times: increasing.
+        step: least distance to the next row, from each row.
+    """
+    following = np.searchsorted(times, times + step).tolist()
+    rows = [0]
+    while following[rows[-1]] < len(times):
+        rows.append(max(following[rows[-1]], rows[-1] + 1))
+    last = len(times) - 1
+    return np.unique([*(row for row in rows if row == 0 or times[last] - times[row] >= step[row]), last])
+
+
 def smooth_locally(
     series: Sequence[Series],
     least: int,

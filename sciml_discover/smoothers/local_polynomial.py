@@ -9,7 +9,7 @@ import numpy as np
 import pydantic
 
 from sciml_discover.smoothers.abstract import SHORTEST, AbstractSmoother, SeparateCurves, typical_spacing
-from sciml_discover.smoothers.local_fits import LocalFits, Series, fit_windows, smooth_locally
+from sciml_discover.smoothers.local_fits import LocalFits, Series, fit_windows, rows_apart, smooth_locally
 
 BANDWIDTHS, NARROWEST, WIDEST = 16, 2.0, 500.0
 """How many bandwidths are tried, and the limits between which, in median intervals."""
@@ -45,7 +45,9 @@ class LocalPolynomial(AbstractSmoother):
             max(self.degree + 2, SHORTEST),
             [spacing * bandwidth for bandwidth in tried],
             self._fit_rows,
-            lambda series, bandwidth: _thinned(series[0], bandwidth / CENTERS_PER_BANDWIDTH),
+            lambda series, bandwidth: rows_apart(
+                series[0], np.full(len(series[0]), bandwidth / CENTERS_PER_BANDWIDTH)
+            ),
         )
 
     def _fit_rows(self, series: Series, bandwidth: float, rows: np.ndarray) -> LocalFits:
@@ -74,10 +76,3 @@ def _distance_to_neighbour(times: np.ndarray, rank: int) -> np.ndarray:
         left, right = times[first[own]], times[first[own] + rank]
         nearest[own] = np.minimum(nearest[own], np.maximum(times[own] - left, right - times[own]))
     return nearest
-
-
-def _thinned(times: np.ndarray, step: float) -> np.ndarray:
-    """Return rows that are at least about a step apart, the first and the last among them."""
-    bins = np.floor((times - times[0]) / step)
-    first = np.flatnonzero(np.diff(bins, prepend=-1.0) > 0)
-    return np.unique(np.append(first, len(times) - 1))

@@ -9,13 +9,13 @@ import numpy as np
 import pydantic
 
 from sciml_discover.smoothers.abstract import SHORTEST, AbstractSmoother, SeparateCurves
-from sciml_discover.smoothers.local_fits import LocalFits, Series, fit_windows, smooth_locally
+from sciml_discover.smoothers.local_fits import LocalFits, Series, fit_windows, rows_apart, smooth_locally
 
 LONGEST_WINDOW, WINDOWS = 501, 16
 """Widest window tried, and how many are tried."""
 
-CENTERS_PER_WINDOW = 20
-"""Polynomials per width of a window: between them they are blended."""
+CENTERS_PER_REACH = 10
+"""Polynomials per reach of a window: between them they are blended."""
 
 
 class SavitzkyGolay(AbstractSmoother):
@@ -50,17 +50,21 @@ class SavitzkyGolay(AbstractSmoother):
             least,
             [self.window] if self.window else windows.tolist(),
             self._fit_rows,
-            lambda series, window: _every(len(series[0]), max(window // CENTERS_PER_WINDOW, 1)),
+            self._centers,
         )
 
     def _fit_rows(self, series: Series, window: int, rows: np.ndarray) -> LocalFits:
-        times = series[0]
-        width = min(window, len(times))
-        first = np.clip(rows - width // 2, 0, len(times) - width)
-        reach = np.maximum(times[rows] - times[first], times[first + width - 1] - times[rows])
+        width, first, reach = _windows(series[0], window, rows)
         return fit_windows(series, rows, first, width, reach, self.degree, np.ones_like)
 
+    def _centers(self, series: Series, window: int) -> np.ndarray:
+        *_, reach = _windows(series[0], window, np.arange(len(series[0])))
+        return rows_apart(series[0], reach / CENTERS_PER_REACH)
 
-def _every(count: int, step: int) -> np.ndarray:
-    """Return every so many rows, the last one too."""
-    return np.unique(np.append(np.arange(0, count, step), count - 1))
+
+def _windows(times: np.ndarray, window: int, rows: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """Return the width of the windows around rows, where they begin, and how far they reach."""
+    width = min(window, len(times))
+    first = np.clip(rows - width // 2, 0, len(times) - width)
+    reach = np.maximum(times[rows] - times[first], times[first + width - 1] - times[rows])
+    return width, first, reach
