@@ -138,6 +138,7 @@ def test_noise_per_value_is_a_fraction_of_each_value_above_its_floor() -> None:
     noise = measure_noise(data, NoiseOptions(value={"x": 0.01, "y": 0.05}, floor={"x": 1e-4, "y": 1e-2}))
     np.testing.assert_array_equal(noise.sd, [0.01, 0.05])
     assert not noise.estimated
+    assert noise.floors is not None
     values = np.array([[2.0, -3.0], [1e-6, np.nan], [0.0, 1e-9]])
     np.testing.assert_allclose(noise.floors, [1e-4 * spread[0], 1e-2 * spread[1]])
     np.testing.assert_allclose(
