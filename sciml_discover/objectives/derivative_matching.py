@@ -94,7 +94,8 @@ class DerivativeObjective(AbstractObjective):
         """Return one over the accuracy of each derivative, zero at padded rows, shape ``(J * L, d)``."""
         lengths = torch.as_tensor(self.rows.lengths, device=self.rows.times.device)
         real = torch.arange(self.rows.times.shape[1], device=lengths.device) < lengths[:, None]
-        return real.flatten()[:, None] / (self.options.accuracy * self.rows.slope_scale)
+        scale = self.options.accuracy * self.rows.slope_scale_at_rows
+        return (real[..., None] / scale).flatten(0, 1)
 
     def _mismatch(self, slopes: torch.Tensor) -> torch.Tensor:
         return (slopes - self.rows.smooth_slopes.flatten(0, 1)) * self._weights()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-WILD = 0.9
-"""Quantile of the sizes of a state's slopes at which larger ones are cut before they say what is typical."""
+WILD = 0.1
+"""Share of a state's way, up and down, in which its slopes may be larger than what counts as typical."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,8 @@ class Rows:
         lognormal: per observable, whether values are logarithms, shape ``(observables,)``.
         scale: typical size of each state, shape ``(states,)``.
         slope_scale: typical size of each state's time derivative, shape ``(states,)``.
+        slope_scale_at_rows: the same at every row, larger where rows are so close that noise alone makes large slopes,
+            shape ``(J, L, states)``.
         tolerance: per state, what counts as a small error: its noise sd (the median, where every value has its own), or
             a hundredth of its scale if hidden.
         tolerance_at_rows: the same at every row, where noise depends on the value, shape ``(J, L, states)``.
@@ -54,6 +56,7 @@ class Rows:
     lognormal: torch.Tensor
     scale: torch.Tensor
     slope_scale: torch.Tensor
+    slope_scale_at_rows: torch.Tensor
     tolerance: torch.Tensor
     tolerance_at_rows: torch.Tensor
     per_value: bool
@@ -127,18 +130,23 @@ def make_rows(
     )
     scale = np.ones(dimension)
     slope_scale = np.ones(dimension)
+    slope_at_rows = np.zeros(states.shape)
+    intervals = [np.gradient(item.times) for item in dataset.trajectories]
     for position, state in enumerate(system.states):
         if position in columns:
             column = columns.index(position)
             seen = np.concatenate([item.values[:, column] for item in dataset.trajectories])
             scale[position] = np.sqrt(np.nanmean(seen**2))
             real = np.concatenate([slopes[j, :rows, position] for j, rows in enumerate(lengths)])
-            slope_scale[position] = typical_slope(real)
+            slope_scale[position], change = typical_slope(real, np.concatenate(intervals))
+            for j, interval in enumerate(intervals):
+                slope_at_rows[j, : lengths[j], position] = change / interval
         else:
             start = 1.0 if state.initial is None else state.initial
             scale[position] = state.scale or abs(start) or 1.0
             slope_scale[position] = scale[position] / max(float(np.ptp(times)), 1e-300)
             states[:, :, position] = start
+    slope_scale = np.maximum(slope_scale, 1e-12)
     tolerance = 1e-2 * scale
     typical = noise.typical_sd(np.concatenate([item.values for item in dataset.trajectories]))
     at_rows = np.broadcast_to(tolerance, states.shape).copy()
@@ -159,7 +167,8 @@ def make_rows(
         columns=columns,
         lognormal=tensor(list(noise.lognormal)),
         scale=tensor(scale),
-        slope_scale=tensor(np.maximum(slope_scale, 1e-12)),
+        slope_scale=tensor(slope_scale),
+        slope_scale_at_rows=tensor(np.maximum(slope_at_rows, slope_scale)),
         tolerance=tensor(tolerance),
         tolerance_at_rows=tensor(at_rows),
         per_value=per_value,
@@ -183,15 +192,23 @@ def smooth_again(rows: Rows, smoother: AbstractSmoother) -> Rows:
     return replace(rows, smooth_states=rows.keep_positive(states), smooth_slopes=slopes)
 
 
-def typical_slope(slopes: np.ndarray) -> float:
-    """Return the root mean square of slopes, the tenth that is largest cut to its smallest.
+def typical_slope(slopes: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
+    """Return the typical size of slopes, and of the change from row to row.
 
-    At a few tiny spacings derivatives can be wild, and must not say how fast a state moves.
+    Between rows that nearly coincide the noise alone makes slopes that are wild, though they lead nowhere. So slopes
+    are cut where the steepest parts add up to a tenth of the state's way up and down, before their root mean square
+    is taken.
+
+    Args:
+        slopes: at rows, shape ``(rows,)``.
+        intervals: how long each row stands for, same shape.
     """
-    size = np.abs(slopes[np.isfinite(slopes)])
-    if not len(size):
-        return 0.0
-    return float(np.sqrt(np.mean(np.minimum(size, np.quantile(size, WILD)) ** 2)))
+    size = np.abs(slopes)
+    order = np.argsort(-size, kind="stable")
+    way = np.cumsum((size * intervals)[order])
+    steepest = size[order[np.searchsorted(way, WILD * way[-1])]]
+    cut = np.minimum(size, steepest)
+    return float(np.sqrt(np.mean(cut**2))), float(np.sqrt(np.mean((cut * intervals) ** 2)))
 
 
 def _smooth(
