@@ -206,7 +206,7 @@ def typical_slope(slopes: np.ndarray, intervals: np.ndarray) -> tuple[float, flo
     size = np.abs(slopes)
     order = np.argsort(-size, kind="stable")
     way = np.cumsum((size * intervals)[order])
-    steepest = size[order[np.searchsorted(way, WILD * way[-1])]]
+    steepest = size[order[min(int(np.searchsorted(way, WILD * way[-1])), len(order) - 1)]]
     cut = np.minimum(size, steepest)
     return float(np.sqrt(np.mean(cut**2))), float(np.sqrt(np.mean((cut * intervals) ** 2)))
 
