@@ -255,13 +255,13 @@ def _continue_from_first_quarter(
         if len(seen):
             guess[position] = values[seen[0], column]
     scale = np.maximum(np.abs(guess), 1e-6)
-    target = data.noise.transform(values[:first])
+    target, sd = data.noise.transform(values[:first]), data.noise.sd_of(values[:first])
 
     def residual(scaled: np.ndarray) -> np.ndarray:
         states = model.solve(scaled * scale, float(times[0]), times[:first])
         if states is None:
             return np.full(target.size, 1e6)
-        error = (data.noise.transform(states[:, columns]) - target) / data.noise.sd
+        error = (data.noise.transform(states[:, columns]) - target) / sd
         # Nothing was seen: no error. No prediction, such as the logarithm of a negative value: a large one.
         return np.where(np.isfinite(target), np.nan_to_num(error, nan=1e6), 0.0).ravel()
 

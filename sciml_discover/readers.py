@@ -13,7 +13,7 @@ import pydantic
 
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError, SolveError, did_you_mean
-from sciml_discover.noise import Noise, NoiseOptions, measure_noise
+from sciml_discover.noise import LEVELS, Noise, NoiseOptions, measure_noise
 from sciml_discover.system import SystemOptions
 from sciml_discover.systems import KnownSystem, get_system
 from sciml_discover.tables import Table, read_bytes, read_table
@@ -422,7 +422,7 @@ def _check_time(table: Table, column: str, times: np.ndarray, row: int, earlier:
 
 def _check_noise(options: NoiseOptions, dataset: Dataset) -> None:
     """Refuse noise levels of unknown observables, and logarithms of values that have none."""
-    for key in ("sd", "relative", "lognormal"):
+    for key in (*LEVELS, "floor"):
         level = getattr(options, key)
         for name in level if isinstance(level, dict) else ():
             if name not in dataset.observables:

@@ -238,9 +238,11 @@ class NoiseLevel(Record):
     """Measurement noise of one observable."""
 
     sd: float | None
-    """Standard deviation, of the value or of its logarithm."""
-    kind: Literal["additive", "lognormal"]
-    """Whether the noise is added to the value or to its logarithm."""
+    """Standard deviation, of the value or of its logarithm, or as a fraction of each value."""
+    kind: Literal["additive", "value", "lognormal"]
+    """Whether the noise is of one size, in proportion to each value, or of its logarithm."""
+    floor: float | None = None
+    """Smallest standard deviation of noise in proportion to each value, in the unit of the observable."""
     estimated: bool
     """Whether the data had to say it."""
 
@@ -657,10 +659,11 @@ def _data_summary(data: PreparedData) -> DataSummary:
         noise={
             name: NoiseLevel(
                 sd=_finite(sd),
-                kind="lognormal" if lognormal else "additive",
+                kind="lognormal" if noise.lognormal[k] else "additive" if noise.floors is None else "value",
+                floor=None if noise.floors is None else float(noise.floors[k]),
                 estimated=noise.estimated,
             )
-            for name, sd, lognormal in zip(noise.observables, noise.sd.tolist(), noise.lognormal, strict=True)
+            for k, (name, sd) in enumerate(zip(noise.observables, noise.sd.tolist(), strict=True))
         },
         provenance=data.provenance,
     )

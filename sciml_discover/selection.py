@@ -146,7 +146,7 @@ def select(
     notes = list(merged)
     if data.noise.estimated:
         sds = ", ".join(
-            f"{name} {sd:.3g}"
+            f"{name} {sd:.3g}{' of each value' if data.noise.floors is not None else ''}"
             for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")

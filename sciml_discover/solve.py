@@ -31,6 +31,7 @@ def choose_steps(ude: UDE, rows: Rows, state: FitState, accuracy: float = 1e-2) 
     start = rows.times[:, :-1].flatten()
     length = rows.intervals.flatten()
     begin = state.states[:, :, :-1].flatten(1, 2)
+    tolerance = rows.tolerance_at_rows[:, 1:].flatten(0, 1)
 
     def solve(steps: int) -> torch.Tensor:
         with torch.no_grad():
@@ -41,7 +42,7 @@ def choose_steps(ude: UDE, rows: Rows, state: FitState, accuracy: float = 1e-2) 
     steps, coarse = 1, solve(1)
     while steps < MOST_STEPS:
         fine = solve(2 * steps)
-        error = ((fine - coarse).abs() / rows.tolerance).flatten(1).amax(1)
+        error = ((fine - coarse).abs() / tolerance).flatten(1).amax(1)
         steps, coarse = 2 * steps, fine
         if float(torch.nan_to_num(error, nan=torch.inf).median()) <= accuracy:
             break

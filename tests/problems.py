@@ -27,6 +27,7 @@ from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import BestSubset, HoleSupports, Stlsq, Supports
+from sciml_discover.smoothers import SmoothingSpline
 from sciml_discover.system import System
 from sciml_discover.training import (
     History,
@@ -48,6 +49,7 @@ else:
 
 OBJECTIVES = (
     DerivativeMatching(),
+    DerivativeMatching(smoother=SmoothingSpline()),
     MultipleShooting(segment_length=1),
     MultipleShooting(segment_length=3),
     MultipleShooting(segment_length="all"),

@@ -387,6 +387,50 @@ CASES = [
         "noise of nobody", toml("sd = 1.0", "sd = { fox = 1.0 }"), "[data.noise] sd", ("'fox'", "hare, lynx")
     ),
     Bad(
+        "level per value of nobody",
+        toml("sd = 1.0", "value = { fox = 0.1 }"),
+        "[data.noise] value",
+        ("'fox'", "hare, lynx"),
+    ),
+    Bad(
+        "floor of nobody",
+        toml("sd = 1.0", "value = 0.1\nfloor = { hair = 0.1 }"),
+        "[data.noise] floor",
+        ("'hair'", "Did you mean 'hare'"),
+    ),
+    Bad(
+        "floor of nothing",
+        toml("sd = 1.0", "value = 0.1\nfloor = 0.0"),
+        f"{FILE}[data.noise] floor",
+        ("found 0.0", "greater than 0"),
+    ),
+    Bad(
+        "floor without noise per value",
+        toml("sd = 1.0", "sd = 1.0\nfloor = 0.1"),
+        f"{FILE}[data] noise",
+        ("floor is given", "value = ..."),
+    ),
+    Bad(
+        "unknown smoother",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective.smoother",
+        ("'median'",),
+        (
+            'train.stages=[{ objective = { kind = "derivative_matching", smoother = { kind = "median" } }, '
+            'optimizer = { kind = "adam" } }]',
+        ),
+    ),
+    Bad(
+        "even window",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective.smoother.window",
+        ("a window of 8 rows", "odd"),
+        (
+            'train.stages=[{ objective = { kind = "derivative_matching", smoother = '
+            '{ kind = "savitzky_golay", window = 8 } }, optimizer = { kind = "adam" } }]',
+        ),
+    ),
+    Bad(
         "logarithm of zero",
         lambda folder: (toml("sd = 1.0", "lognormal = 0.1")(folder), csv("77.4", "0")(folder)),
         "trajectory 'pelts'",

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from sciml_discover.integrate import integrate_batch
+from sciml_discover.integrate import integrate_batch, solve_reference
+from sciml_discover.noise import NoiseOptions, measure_noise
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.derivative_matching import DenseLinearization
@@ -18,7 +19,10 @@ from sciml_discover.objectives.multiple_shooting import (
     PenalisedShooting,
     ShootingObjective,
 )
-from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.problem import FitState, Rows, make_rows, typical_slope
+from sciml_discover.smoothers import LocalPolynomial
+from sciml_discover.systems import get_system
+from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import UDE
 from tests.problems import EXCHANGE, FORCED, LOTKA_VOLTERRA, OBJECTIVES, Problem, network_ude, random_theta
 
@@ -350,3 +354,74 @@ def test_derivative_matching_does_not_count_padded_rows() -> None:
     torch.testing.assert_close(objective.loss(theta), before)
     rows.smooth_slopes[1, 6] += 100.0
     assert objective.loss(theta) > 2 * before
+
+
+def test_derivative_matching_with_another_smoother() -> None:
+    problem = LOTKA_VOLTERRA
+    rows, ude = problem.rows(0.05), network_ude(problem.system, (2,))
+    theirs = make_rows(problem.system, problem.dataset(0.05), problem.noise(0.05), smoother=LocalPolynomial())
+    options = DerivativeMatching.model_validate({"smoother": {"kind": "local_polynomial"}})
+    objective = options.build(ude, rows, STEPS)
+    torch.testing.assert_close(objective.rows.smooth_states, theirs.smooth_states)
+    torch.testing.assert_close(objective.rows.smooth_slopes, theirs.smooth_slopes)
+    assert not torch.allclose(objective.rows.smooth_slopes, rows.smooth_slopes, rtol=1e-3)
+    assert DerivativeMatching().build(ude, rows, STEPS).rows is rows
+
+
+def test_rows_with_noise_per_value() -> None:
+    problem = EXCHANGE
+    data = problem.dataset(0.01)
+    noise = measure_noise(data, NoiseOptions(value=0.02, floor=0.1))
+    assert noise.floors is not None
+    rows = make_rows(problem.system, data, noise)
+    assert rows.tolerance_at_rows.shape == rows.smooth_states.shape
+    for j, item in enumerate(data.trajectories):
+        seen = np.isfinite(item.values)
+        expected = np.where(seen, 1.0 / np.fmax(0.02 * np.abs(np.nan_to_num(item.values)), noise.floors), 0.0)
+        np.testing.assert_allclose(rows.weights[j, : len(expected)].numpy(), expected)
+        at_rows = rows.tolerance_at_rows[j, : len(expected)].numpy()
+        np.testing.assert_allclose(at_rows[:, rows.columns][seen], 1.0 / expected[seen], rtol=0.2)
+    values = np.concatenate([item.values for item in data.trajectories])
+    for column, position in enumerate(rows.columns):
+        assert float(rows.tolerance[position]) == pytest.approx(noise.typical_sd(values)[column])
+    (hidden,) = set(range(problem.system.dimension)) - set(rows.columns)
+    assert (rows.tolerance_at_rows[..., hidden] == 0.01 * rows.scale[hidden]).all()
+
+
+def test_wild_slopes_at_rows_that_nearly_coincide_do_not_say_what_is_typical() -> None:
+    times = np.linspace(0.0, 20.0, 200)
+    slopes = np.cos(times)
+    usual, change = typical_slope(slopes, np.gradient(times))
+    assert usual == pytest.approx(np.sqrt(np.mean(slopes**2)), rel=0.05)
+    assert change == pytest.approx(usual * 20.0 / 199, rel=1e-6)
+    # Every tenth row twice, a millionth apart, with a slope that noise has made.
+    twice = np.sort(np.append(times, times[::10] + 1e-6))
+    intervals = np.gradient(twice)
+    wild = np.where(np.arange(len(twice)) % 11 == 0, 300.0, np.cos(twice))
+    intervals[::11] = 1e-6
+    assert typical_slope(wild, intervals)[0] == pytest.approx(usual, rel=0.2)
+
+
+@pytest.mark.parametrize("problem", [LOTKA_VOLTERRA, FORCED, EXCHANGE])
+def test_typical_slopes_of_well_sampled_data_are_their_root_mean_square(problem: Problem) -> None:
+    rows = problem.rows(0.01)
+    for position in rows.columns:
+        real = torch.cat([rows.smooth_slopes[j, :n, position] for j, n in enumerate(rows.lengths)])
+        assert 0.8 < float(rows.slope_scale[position] / real.square().mean().sqrt()) <= 1.0
+
+
+def test_slopes_of_a_stiff_system_at_log_spaced_rows() -> None:
+    known = get_system("robertson")
+    times = np.geomspace(1e-5, 1e5, 40)
+    clean = solve_reference(known.system, known.parameter_values, known.initial_values, times, start=0.0)
+    noisy = clean * (1.0 + 0.01 * np.random.default_rng(0).standard_normal(clean.shape))
+    data = Dataset(tuple(known.equations), (Trajectory("a", times, noisy),))
+    y1, y2, _ = clean.T
+    for options in (NoiseOptions(kind="value"), NoiseOptions()):
+        rows = make_rows(known.system, data, measure_noise(data, options))
+        # The fastest slopes of all three are 0.04, early on or while y1 decays.
+        assert (rows.slope_scale.numpy() < 0.04).all(), options
+        assert (rows.slope_scale.numpy() > 0.005).all(), options
+        exact = -0.04 * y1 + 1e4 * y2 * clean[:, 2]
+        mismatch = (rows.smooth_slopes[0, :, 0].numpy() - exact) / rows.slope_scale_at_rows[0, :, 0].numpy()
+        assert np.abs(mismatch).max() < 1.0, options

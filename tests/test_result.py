@@ -121,7 +121,9 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
     assert content["data"]["trajectories"] == [
         {"name": "all", "start": 0.0, "end": 5.0, "train_rows": 17, "holdout_rows": 4}
     ]
-    assert content["data"]["noise"]["lynx"] == {"sd": 0.02, "kind": "additive", "estimated": True}
+    assert content["data"]["noise"]["lynx"] == {
+            "sd": 0.02, "kind": "additive", "floor": None, "estimated": True,
+        }  # fmt: skip
 
 
 def test_laws_behind_the_rivals_are_not_called_rivals(run_artifacts: SmallRun) -> None:

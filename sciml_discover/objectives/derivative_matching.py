@@ -16,7 +16,8 @@ from sciml_discover.objectives.abstract import (
     choose,
     take,
 )
-from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.problem import FitState, Rows, smooth_again
+from sciml_discover.smoothers import Automatic, SmootherOptions
 from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
@@ -35,11 +36,16 @@ class DerivativeMatching(AbstractObjectiveOptions):
     solves: ClassVar[bool] = False
     kind: Literal["derivative_matching"] = "derivative_matching"
     accuracy: pydantic.PositiveFloat = 0.05
-    """Standard deviation of the smoothed derivatives, relative to their root mean square."""
+    """Standard deviation of the smoothed derivatives, relative to their typical size."""
+    smoother: SmootherOptions = Automatic()
+    """How the data are smoothed and differentiated."""
 
     def build(self, ude: UDE, rows: Rows, steps: int) -> DerivativeObjective:  # noqa: ARG002 - no solves
         """Return the objective for a universal differential equation and training rows."""
-        return DerivativeObjective(self, ude, rows)
+        # The rows come smoothed by the default.
+        return DerivativeObjective(
+            self, ude, rows if isinstance(self.smoother, Automatic) else smooth_again(rows, self.smoother)
+        )
 
 
 class DerivativeObjective(AbstractObjective):
@@ -95,7 +101,8 @@ class DerivativeObjective(AbstractObjective):
         """Return one over the accuracy of each derivative, zero at padded rows, shape ``(J * L, d)``."""
         lengths = torch.as_tensor(self.rows.lengths, device=self.rows.times.device)
         real = torch.arange(self.rows.times.shape[1], device=lengths.device) < lengths[:, None]
-        return real.flatten()[:, None] / (self.options.accuracy * self.rows.slope_scale)
+        scale = self.options.accuracy * self.rows.slope_scale_at_rows
+        return (real[..., None] / scale).flatten(0, 1)
 
     def _mismatch(self, slopes: torch.Tensor) -> torch.Tensor:
         return (slopes - self.rows.smooth_slopes.flatten(0, 1)) * self._weights()

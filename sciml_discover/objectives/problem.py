@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.noise import Noise, smooth_observables
+from sciml_discover.noise import Noise
+from sciml_discover.smoothers import AbstractSmoother, fit_smoother, fit_smoother_per_value
 from sciml_discover.trajectories import Dataset
 
 if TYPE_CHECKING:
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from sciml_discover.system import System
 else:
     torch = lazy_import("torch")
+
+WILD = 0.1
+"""Share of a state's way, up and down, in which its slopes may be larger than what counts as typical."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,12 @@ class Rows:
         lognormal: per observable, whether values are logarithms, shape ``(observables,)``.
         scale: typical size of each state, shape ``(states,)``.
         slope_scale: typical size of each state's time derivative, shape ``(states,)``.
-        tolerance: per state, what counts as a small error: its noise sd, or a hundredth of its scale if hidden.
+        slope_scale_at_rows: the same at every row, larger where rows are so close that noise alone makes large slopes,
+            shape ``(J, L, states)``.
+        tolerance: per state, what counts as a small error: its noise sd (the median, where every value has its own), or
+            a hundredth of its scale if hidden.
+        tolerance_at_rows: the same at every row, where noise depends on the value, shape ``(J, L, states)``.
+        per_value: whether noise is in proportion to each value.
         positive: per state, whether it stays above zero.
         smooth_states: law-free states at the rows, hidden ones constant, shape ``(J, L, states)``.
         smooth_slopes: their time derivatives, same shape; NaN for hidden states.
@@ -47,7 +56,10 @@ class Rows:
     lognormal: torch.Tensor
     scale: torch.Tensor
     slope_scale: torch.Tensor
+    slope_scale_at_rows: torch.Tensor
     tolerance: torch.Tensor
+    tolerance_at_rows: torch.Tensor
+    per_value: bool
     positive: torch.Tensor
     smooth_states: torch.Tensor
     smooth_slopes: torch.Tensor
@@ -80,8 +92,22 @@ class Rows:
         return torch.where(self.positive, torch.maximum(states, 1e-3 * self.scale), states)
 
 
-def make_rows(system: System, dataset: Dataset, noise: Noise, device: torch.device | str = "cpu") -> Rows:
-    """Return the rows of a dataset as tensors, with law-free states and slopes."""
+def make_rows(
+    system: System,
+    dataset: Dataset,
+    noise: Noise,
+    device: torch.device | str = "cpu",
+    smoother: AbstractSmoother | None = None,
+) -> Rows:
+    """Return the rows of a dataset as tensors, with law-free states and slopes.
+
+    Args:
+        system: says where the observables stand among the states.
+        dataset: the rows.
+        noise: of the rows.
+        device: where the tensors live.
+        smoother: makes states and slopes; `Automatic` unless given.
+    """
     names, dimension = system.state_names, system.dimension
     columns = [names.index(name) for name in dataset.observables]
     count, longest = len(dataset.trajectories), max(len(item.times) for item in dataset.trajectories)
@@ -91,36 +117,45 @@ def make_rows(system: System, dataset: Dataset, noise: Noise, device: torch.devi
     weights = np.zeros((count, longest, n_seen))
     states = np.ones((count, longest, dimension))
     slopes = np.full((count, longest, dimension), np.nan)
-    smoothers = smooth_observables(dataset, noise.lognormal)
     for j, trajectory in enumerate(dataset.trajectories):
         rows = len(trajectory.times)
         times[j, :rows], times[j, rows:] = trajectory.times, trajectory.times[-1]
         seen = np.isfinite(trajectory.values)
         values[j, :rows] = np.where(seen, noise.transform(trajectory.values), 0.0)
-        weights[j, :rows] = np.where(seen, 1.0 / noise.sd, 0.0)
-        for column, (position, smoother) in enumerate(zip(columns, smoothers, strict=True)):
-            smooth = smoother.value(j, times[j])
-            slope = smoother.derivative(j, times[j])
-            if noise.lognormal[column]:
-                smooth = np.exp(smooth)
-                slope = slope * smooth
-            states[j, :, position], slopes[j, :, position] = smooth, slope
+        weights[j, :rows] = np.where(seen, 1.0 / noise.sd_of(trajectory.values), 0.0)
+    lengths = tuple(len(item.times) for item in dataset.trajectories)
+    per_value = noise.floors is not None
+    states[:, :, columns], slopes[:, :, columns] = _smooth(
+        times, values, weights, lengths, np.array(noise.lognormal), per_value, smoother
+    )
     scale = np.ones(dimension)
     slope_scale = np.ones(dimension)
+    slope_at_rows = np.zeros(states.shape)
+    intervals = [np.gradient(item.times) for item in dataset.trajectories]
     for position, state in enumerate(system.states):
         if position in columns:
             column = columns.index(position)
             seen = np.concatenate([item.values[:, column] for item in dataset.trajectories])
             scale[position] = np.sqrt(np.nanmean(seen**2))
-            slope_scale[position] = np.sqrt(np.mean(slopes[:, :, position] ** 2))
+            real = np.concatenate([slopes[j, :rows, position] for j, rows in enumerate(lengths)])
+            slope_scale[position], change = typical_slope(real, np.concatenate(intervals))
+            for j, interval in enumerate(intervals):
+                slope_at_rows[j, : lengths[j], position] = change / interval
         else:
             start = 1.0 if state.initial is None else state.initial
             scale[position] = state.scale or abs(start) or 1.0
             slope_scale[position] = scale[position] / max(float(np.ptp(times)), 1e-300)
             states[:, :, position] = start
+    slope_scale = np.maximum(slope_scale, 1e-12)
     tolerance = 1e-2 * scale
+    typical = noise.typical_sd(np.concatenate([item.values for item in dataset.trajectories]))
+    at_rows = np.broadcast_to(tolerance, states.shape).copy()
     for column, position in enumerate(columns):
-        tolerance[position] = noise.sd[column] * (scale[position] if noise.lognormal[column] else 1.0)
+        tolerance[position] = typical[column] * (scale[position] if noise.lognormal[column] else 1.0)
+        at_rows[:, :, position] = tolerance[position]
+    if per_value:
+        # Where nothing was measured, the smooth value says how large the noise would have been.
+        at_rows[:, :, columns] = noise.sd_of(states[:, :, columns])
 
     def tensor(array: np.ndarray | list[bool]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(array), device=device)
@@ -132,14 +167,79 @@ def make_rows(system: System, dataset: Dataset, noise: Noise, device: torch.devi
         columns=columns,
         lognormal=tensor(list(noise.lognormal)),
         scale=tensor(scale),
-        slope_scale=tensor(np.maximum(slope_scale, 1e-12)),
+        slope_scale=tensor(slope_scale),
+        slope_scale_at_rows=tensor(np.maximum(slope_at_rows, slope_scale)),
         tolerance=tensor(tolerance),
+        tolerance_at_rows=tensor(at_rows),
+        per_value=per_value,
         positive=tensor([state.positive for state in system.states]),
         smooth_states=tensor(states),
         smooth_slopes=tensor(slopes),
-        lengths=tuple(len(item.times) for item in dataset.trajectories),
+        lengths=lengths,
     )
     return replace(rows, smooth_states=rows.keep_positive(rows.smooth_states))
+
+
+def smooth_again(rows: Rows, smoother: AbstractSmoother) -> Rows:
+    """Return rows whose law-free states and slopes come from another smoother; all scales stay as they are."""
+    times, values, weights, lognormal = (
+        item.cpu().numpy() for item in (rows.times, rows.values, rows.weights, rows.lognormal)
+    )
+    smooth, slope = _smooth(times, values, weights, rows.lengths, lognormal, rows.per_value, smoother)
+    states, slopes = rows.smooth_states.clone(), rows.smooth_slopes.clone()
+    states[:, :, rows.columns] = torch.as_tensor(smooth, device=states.device)
+    slopes[:, :, rows.columns] = torch.as_tensor(slope, device=slopes.device)
+    return replace(rows, smooth_states=rows.keep_positive(states), smooth_slopes=slopes)
+
+
+def typical_slope(slopes: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:
+    """Return the typical size of slopes, and of the change from row to row.
+
+    Between rows that nearly coincide the noise alone makes slopes that are wild, though they lead nowhere. So slopes
+    are cut where the steepest parts add up to a tenth of the state's way up and down, before their root mean square
+    is taken.
+
+    Args:
+        slopes: at rows, shape ``(rows,)``.
+        intervals: how long each row stands for, same shape.
+    """
+    size = np.abs(slopes)
+    order = np.argsort(-size, kind="stable")
+    way = np.cumsum((size * intervals)[order])
+    steepest = size[order[min(int(np.searchsorted(way, WILD * way[-1])), len(order) - 1)]]
+    cut = np.minimum(size, steepest)
+    return float(np.sqrt(np.mean(cut**2))), float(np.sqrt(np.mean((cut * intervals) ** 2)))
+
+
+def _smooth(
+    times: np.ndarray,
+    values: np.ndarray,
+    weights: np.ndarray,
+    lengths: tuple[int, ...],
+    lognormal: np.ndarray,
+    per_value: bool,
+    smoother: AbstractSmoother | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return law-free observables at padded rows and their time derivatives, shape ``(J, L, observables)``."""
+    smooth, slopes = np.zeros_like(values), np.zeros_like(values)
+    series = [times[j, :rows] for j, rows in enumerate(lengths)]
+    for column, is_lognormal in enumerate(lognormal):
+        weight = [weights[j, :rows, column] for j, rows in enumerate(lengths)]
+        measured = [
+            np.where(item > 0, values[j, : len(item), column], np.nan) for j, item in enumerate(weight)
+        ]
+        if per_value:
+            sds = [1.0 / np.where(item > 0, item, np.inf) for item in weight]
+            curves = fit_smoother_per_value(series, measured, sds, smoother)
+        else:
+            curves = fit_smoother(series, measured, smoother)
+        for j, at in enumerate(times):
+            value, slope = curves.value(j, at), curves.derivative(j, at)
+            if is_lognormal:
+                value = np.exp(value)
+                slope = slope * value
+            smooth[j, :, column], slopes[j, :, column] = value, slope
+    return smooth, slopes
 
 
 @dataclass(frozen=True)
