@@ -159,7 +159,7 @@ def test_noise_is_measured_on_training_rows_only(tmp_path: Path) -> None:
         (CSV.replace(",", ";"), ["line 1", "not separated by commas"]),
         ("time,x,y\n", ["a header without rows"]),
         ("", ["an empty file"]),
-        ("time\n1\n2\n3\n4\n", ["no column with the name of a state", "x, y"]),
+        ("time\n1\n2\n3\n4\n", ["no column with the name of an observable", "x, y"]),
         ("time,x\n0,1\n1,2\n2,3\n", ["3 rows to train on", "at least 4"]),
         ("time,x\n0,1\n1,\n2,3\n3,4\n", ["3 measured values of 'x'"]),
         ("time,x\n0,2\n1,2\n2,2\n3,2\n", ["constant column"]),

@@ -110,7 +110,7 @@ def _numbers(values: Mapping[str, float]) -> dict[sympy.Basic, sympy.Basic]:
 
 
 def _parse(text: str, system: System) -> sympy.Expr:
-    names = [*system.state_names, *system.parameter_names, TIME]
+    names = [*system.state_names, *system.parameter_names, *system.control_names, TIME]
     return parse_expression(text, names, where="law")
 
 
