@@ -62,7 +62,7 @@ def solve_reference(
         start: time of ``initial``; the first of ``times`` if not given.
         controls: the measured inputs from ``start`` to the last of ``times``, for a system with controls.
         rtol: relative tolerance.
-        atol: absolute tolerance, relative to the largest initial state.
+        atol: absolute tolerance, relative to the largest initial state, or to what the controls make of it.
 
     Raises:
         SolveError: the solution runs away, the solver gives up, or the controls are not known somewhere.
@@ -76,8 +76,7 @@ def solve_reference(
     begin = float(times[0]) if start is None else float(start)
     evaluations = 0
     interval = 0
-
-    scale = max(float(np.max(np.abs(initial))), 1e-8)
+    scale = max(float(np.max(np.abs(initial))), _pushed(system, parameters, initial, times, controls), 1e-8)
 
     def inputs(time: float) -> np.ndarray | None:
         return None if controls is None else controls.during(interval, time)
@@ -130,6 +129,32 @@ def solve_reference(
         path.append(found[: len(inside)])
         state = found[-1]
     return np.concatenate(path)
+
+
+def _pushed(
+    system: System,
+    parameters: np.ndarray,
+    initial: np.ndarray,
+    times: np.ndarray,
+    controls: ControlSignal | None,
+) -> float:
+    """Return how far a system that starts at rest is moved by what drives it: the size of its states, roughly.
+
+    Zero for a system that nothing but its own state moves.
+    """
+    functions = system.numpy_functions()
+    if controls is None:
+        if np.any(initial):
+            return 0.0
+        # Driven by an expression in the time, which may be zero now.
+        rest = functions.rhs(float(times[0]), initial, parameters)
+        moved = float(np.nan_to_num(np.abs(rest)).max()) * float(times[-1] - times[0])
+        return moved or 1.0
+    rates = [
+        functions.rhs(time, initial, parameters, values)
+        for time, values in zip(controls.times.tolist(), controls.values, strict=True)
+    ]
+    return float(np.nan_to_num(np.abs(rates)).max() * np.median(np.diff(controls.times)))
 
 
 def _edges(controls: ControlSignal, begin: float, end: float) -> list[float]:
