@@ -7,7 +7,7 @@ system to `PROBLEMS` is how all of them meet it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -254,6 +254,20 @@ DOSED = Problem(
 
 The state b is hidden in that expression, the other observable is a state under another name.
 """
+
+_TIMES = np.arange(0.0, 12.01, 0.25)
+DOSED_LONG = replace(
+    DOSED,
+    name="dosed for longer",
+    initial=np.array([[1.5, 0.4], [0.5, 1.0]]),
+    times=(_TIMES, _TIMES[:33]),
+    unseen=(),
+    controls=(
+        np.column_stack([np.round(1.0 + np.sin(2.0 * _TIMES)), 1.0 + 0.5 * np.sin(_TIMES)]),
+        np.column_stack([np.round(1.0 + np.cos(3.0 * _TIMES)), 1.0 + 0.5 * np.cos(1.3 * _TIMES)])[:33],
+    ),
+)
+"""`DOSED` with enough rows to find its law."""
 
 PROBLEMS = (LOGISTIC, LOTKA_VOLTERRA, FORCED, EXCHANGE, DOSED)
 """Every system with a known answer."""
