@@ -259,4 +259,4 @@ def test_extrapolation_of_a_driven_law_is_driven_by_the_true_input() -> None:
     assert report.truth.same_structure
     assert report.truth.relative_errors["v: force"] == 0
     assert report.law.extrapolation is not None
-    assert report.law.extrapolation.relative_l2 < 0.02
+    assert report.law.extrapolation.relative_l2 < 0.05
