@@ -275,7 +275,7 @@ class DataSummary(Record):
     """What the data were."""
 
     observables: tuple[str, ...]
-    """Names of the measured states."""
+    """Names of what was measured."""
     trajectories: tuple[TrajectorySummary, ...]
     """The rows of each trajectory."""
     holdout: str
@@ -318,6 +318,8 @@ class DiscoveryResult(Record):
     """Right-hand side per state as text, digits following the errors."""
     equations_full: dict[str, str] = {}
     """Right-hand side per state as text, every number in full precision."""
+    controls: tuple[str, ...] = ()
+    """Names of the measured inputs that the equations may use."""
     parameters: dict[str, ParameterEstimate] = {}
     """Physical parameters as refitted with the law."""
     missing: dict[str, MissingLaw] = {}
@@ -433,6 +435,7 @@ def assemble_result(
             ),
             "equations": law.equations,
             "equations_full": law.equations_full,
+            "controls": data.train.controls,
             "parameters": {name: _parameter(parameter) for name, parameter in law.parameters.items()},
             "missing": {
                 hole: MissingLaw(

@@ -179,7 +179,7 @@ class Refitter:
         noise_factor: np.ndarray | None = None,
     ) -> None:
         self._system, self._libraries, self._steps = system, libraries, steps
-        factor = np.ones(len(rows.columns)) if noise_factor is None else noise_factor
+        factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
         self._factor = torch.as_tensor(factor, device=rows.times.device)
         self._rows = replace(rows, weights=rows.weights / self._factor)
 

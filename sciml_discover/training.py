@@ -79,7 +79,7 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     shooting = TrainStage(
         objective=MultipleShooting(segment_length=1), optimizer=GaussNewton(iterations=25, tolerance=0.1)
     )
-    if set(system.state_names) - set(data.train.observables):
+    if system.unseen_states(data.train.observables):
         return (shooting,)
     matching = DerivativeMatching()
     return (
@@ -94,9 +94,11 @@ def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple
     states = rows.smooth_states.flatten(0, 1).cpu().numpy()
     times = rows.times.flatten().cpu().numpy()[:, None]
     signals = np.concatenate([states, times], axis=1)
+    if rows.controls is not None:
+        signals = np.concatenate([signals, rows.controls.flatten(0, 1).cpu().numpy()], axis=1)
     center, spread = signals.mean(axis=0), signals.std(axis=0)
     # A hidden state is constant here: its scale stands in for the spread that nobody has seen.
-    fallback = np.append(rows.scale.cpu().numpy(), 1.0)
+    fallback = np.append(rows.scale.cpu().numpy(), np.ones(signals.shape[1] - states.shape[1]))
     spread = np.where(spread > 1e-9 * fallback, spread, fallback)
     by_hole = hole_influence(system)
     shapes = []
@@ -234,7 +236,7 @@ def train(
     smooth = rows.smooth_states.expand(options.starts, *rows.smooth_states.shape)
     fit = FitState(smooth.clone(), theta)
 
-    hidden = sorted(set(system.state_names) - set(data.train.observables))
+    hidden = sorted(system.unseen_states(data.train.observables))
     record, stages = _Record(watch, options.starts), []
     for stage in options.stages or auto_stages(system, data):
         if hidden and isinstance(stage.objective, DerivativeMatching):

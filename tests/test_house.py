@@ -25,8 +25,8 @@ PACKAGES = ("sciml_discover", "tasks", "flows")
 
 FLOORS = (
     ("base", "errors", "threads", "atomic"),
-    ("expressions", "printing", "callables", "system", "systems"),
-    ("trajectories", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
+    ("expressions", "printing", "callables", "observation", "system", "systems"),
+    ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("library", "holes", "ude"),
     ("objectives", "optimizers", "solve", "trained", "checkpoint", "training"),
     ("residual_samples", "regressors", "search", "simplify", "laws", "criterion", "selection"),

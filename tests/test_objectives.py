@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 import pytest
+import sympy
 import torch
 
 from sciml_discover.integrate import integrate_batch, solve_reference
@@ -24,7 +26,16 @@ from sciml_discover.smoothers import LocalPolynomial
 from sciml_discover.systems import get_system
 from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import UDE
-from tests.problems import EXCHANGE, FORCED, LOTKA_VOLTERRA, OBJECTIVES, Problem, network_ude, random_theta
+from tests.problems import (
+    DOSED,
+    EXCHANGE,
+    FORCED,
+    LOTKA_VOLTERRA,
+    OBJECTIVES,
+    Problem,
+    network_ude,
+    random_theta,
+)
 
 STEPS = 2
 
@@ -67,8 +78,9 @@ class Shooting:
                 for row in range(s * k, min((s + 1) * k, longest - 1)):
                     residuals.append(self._residual(j, row, state))
                     begin, end = rows.times[j, row], rows.times[j, row + 1]
+                    controls = self._controls(j, row)
                     state = integrate_batch(
-                        lambda time, at: self.ude.rhs(time, at, theta),
+                        lambda time, at: self.ude.rhs(time, at, theta, controls(time)),  # noqa: B023
                         begin[None],
                         (end - begin)[None],
                         state[:, None],
@@ -80,8 +92,32 @@ class Shooting:
                     residuals.append(self._residual(j, longest - 1, state))
         return torch.cat(residuals, 1), torch.cat(jumps, 1) if jumps else flat.new_zeros(len(flat), 0)
 
+    def _controls(self, j: int, row: int) -> Callable[[torch.Tensor], torch.Tensor | None]:
+        """Return the controls between a row and the next: a held one is what it was at the row, to the end."""
+        rows = self.rows
+        if rows.controls is None:
+            return lambda time: None  # noqa: ARG005
+        begin, end = rows.times[j, row], rows.times[j, row + 1]
+        here, there = rows.controls[j, row], rows.controls[j, row + 1]
+        held = torch.tensor([control.interpolation == "hold" for control in self.ude.system.controls])
+
+        def controls(time: torch.Tensor) -> torch.Tensor:
+            share = (time - begin) / (end - begin).clamp_min(1e-300)
+            return torch.where(held, here, here + share[..., None] * (there - here))
+
+        return controls
+
     def _residual(self, j: int, row: int, state: torch.Tensor) -> torch.Tensor:
-        model = state[:, self.rows.columns]
+        system = self.ude.system
+        given = [] if self.rows.controls is None else self.rows.controls[j, row].tolist()
+        known = dict(zip(system.control_names, given, strict=True)) | {"t": float(self.rows.times[j, row])}
+        known |= {item.name: item.value for item in system.parameters}
+        known |= dict(zip(system.state_names, state.unbind(-1), strict=True))
+        seen = [
+            sympy.lambdify(list(known), system.observed.get(name, sympy.Symbol(name)), "math")(**known)
+            for name in system.observables
+        ]
+        model = torch.stack(seen, dim=-1)
         model = torch.where(self.rows.lognormal, torch.log(model), model)
         return (model - self.rows.values[j, row]) * self.rows.weights[j, row]
 
@@ -129,6 +165,10 @@ CASES = [
     (LOTKA_VOLTERRA, 7),
     (LOTKA_VOLTERRA, 1, True),
     (FORCED, 1),
+    (DOSED, 1),
+    (DOSED, 3),
+    (DOSED, "all"),
+    (DOSED, 1, True),
 ]
 """Problem, length of the segments, and whether logarithms are compared.
 
@@ -158,6 +198,23 @@ def test_rows_count_what_was_measured() -> None:
     padded[1, 4:] = 1e6
     assert torch.equal(rows.residual(padded)[1], rows.residual(rows.smooth_states)[1])
     assert rows.residual(states.expand(3, 8, 3))[0, 2, 0] == 0
+
+
+def test_rows_linearize_what_is_observed() -> None:
+    for problem, lognormal in ((DOSED, False), (DOSED, True), (EXCHANGE, False)):
+        rows = problem.rows(0.02, lognormal=lognormal)
+        shape = (2, *rows.smooth_states.shape)
+        states = torch.as_tensor(np.random.default_rng(0).uniform(1, 2, shape))
+        residual, by_state = rows.linearize(states)
+        torch.testing.assert_close(residual, rows.residual(states))
+        exact = torch.autograd.functional.jacobian(lambda x: rows.residual(x).sum((0, 1, 2)), states)  # noqa: B023
+        torch.testing.assert_close(by_state, exact.movedim(0, -2))
+        along = torch.as_tensor(np.random.default_rng(1).standard_normal((*shape, 4)))
+        again, chained = rows.linearize_along(states, along)
+        torch.testing.assert_close(again, residual)
+        torch.testing.assert_close(chained, by_state @ along)
+    assert not DOSED.rows().sees_every_state
+    assert LOTKA_VOLTERRA.rows().sees_every_state
 
 
 def test_penalised_rounds_are_the_loops(shooting: Shooting) -> None:

@@ -31,7 +31,7 @@ from sciml_discover.training import (
     trained_ude,
 )
 from sciml_discover.ude import UDE
-from tests.problems import EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
+from tests.problems import DOSED_LONG, EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
 
 SMALL = TrainOptions(starts=2, network=NetworkOptions(hidden=(4,)))
 
@@ -120,6 +120,23 @@ def test_a_hidden_state_has_no_derivative_to_match() -> None:
     assert np.isfinite(trained.chi_square)
     assert [stage.objective.kind for stage in auto_stages(EXCHANGE.system, data)] == ["multiple_shooting"]
     assert auto_stages(FORCED.system, FORCED.data())[0].objective.kind == "derivative_matching"
+
+
+def test_a_driven_system_is_trained_on_expressions() -> None:
+    options = TrainOptions(starts=2, network=NetworkOptions(hidden=(4,)))
+    data = DOSED_LONG.data(0.01)
+    trained = train(DOSED_LONG.system, data, options, seed=0)
+    assert trained.chi_square < 1.5 * trained.n_observed
+    np.testing.assert_allclose(trained.initial_states, DOSED_LONG.initial, atol=0.1)
+    [hole] = sample_residual(DOSED_LONG.system, data, trained).holes
+    truth = 0.6 * hole.points.prod(axis=1)
+    assert np.sqrt(np.mean((hole.values - truth) ** 2)) < 0.1 * truth.max()
+    shape = network_shapes(DOSED_LONG.system, DOSED_LONG.rows(), options.network)[0]
+    light = np.concatenate(
+        [item[:, 1] for item in (*DOSED_LONG.controls, *[DOSED_LONG.controls[1][-1:]] * 16)]
+    )
+    assert shape.center[0] == pytest.approx(light.mean())
+    assert shape.scale[0] == pytest.approx(light.std())
 
 
 def test_notes_name_what_the_network_can_stand_in_for() -> None:

@@ -113,6 +113,10 @@ class ShootingObjective(AbstractObjective):
         self.lengths = (times[:, 1:] - times[:, :-1]).reshape(shape)
         self._longest = longest
         self._stage = stage or Continuity(options.continuity, exact=True)
+        self._inputs = [
+            rows.inputs(slice(interval, None, segment_length), self.segments)
+            for interval in range(segment_length)
+        ]
 
     # --- the flat unknowns -------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class ShootingObjective(AbstractObjective):
         def rhs(scaled: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
             interval = min(max(int(scaled), 0), self.segment_length - 1)
             time = starts[:, interval] + (scaled - interval) * lengths[:, interval]
-            return self.ude.rhs(time, state, theta) * lengths[:, interval, None]
+            return self.ude.rhs(time, state, theta, self._inputs[interval](time)) * lengths[:, interval, None]
 
         grid = torch.arange(self.segment_length + 1, dtype=nodes.dtype, device=nodes.device)
         solution = odeint(
@@ -280,8 +284,13 @@ class ShootingObjective(AbstractObjective):
         for interval in range(self.segment_length):
             path.append(state.reshape(shape))
             start, length = self.starts[..., interval].flatten(), self.lengths[..., interval].flatten()
+            inputs = self._inputs[interval]
             state = integrate_batch(
-                lambda time, at: self.ude.rhs(time, at, theta), start, length, state, self.steps
+                lambda time, at: self.ude.rhs(time, at, theta, inputs(time)),  # noqa: B023 - used at once
+                start,
+                length,
+                state,
+                self.steps,
             )
         return torch.stack(path, dim=3), state.reshape(shape)
 
@@ -306,9 +315,7 @@ class ShootingObjective(AbstractObjective):
         nodes, theta = self._split(unknowns)
         inside, end, by_inside, by_end = self._solve_sensitivities(nodes, theta)
         states = self._at_rows(inside, end)
-        slope = self.rows.residual_slope(states)
-        by_node = slope[..., None] * self._at_rows(by_inside, by_end)[..., self.rows.columns, :]
-        residual = self.rows.residual(states)
+        residual, by_node = self.rows.linearize_along(states, self._at_rows(by_inside, by_end))
         defect = end[:, :, :-1] - nodes[:, :, 1:]
         precision = self.ude.prior_precision(theta.shape[0])
         chi_square = residual.square().sum((1, 2, 3))
@@ -351,8 +358,9 @@ class ShootingObjective(AbstractObjective):
             path.append(state.reshape(shape))
             path_sensitivity.append(sensitivity.reshape(*shape, columns))
             start, length = self.starts[..., interval].flatten(), self.lengths[..., interval].flatten()
+            inputs = self._inputs[interval]
             state, sensitivity = integrate_sensitivities(
-                lambda time, at: self.ude.linearize(time, at, theta),
+                lambda time, at: self.ude.linearize(time, at, theta, inputs(time)),  # noqa: B023 - used at once
                 start,
                 length,
                 state,
@@ -380,7 +388,7 @@ class ShootingObjective(AbstractObjective):
         batch, count, segments, dimension, _ = by_end.shape
         # Rows of a segment depend on its node; the very last row belongs to the last segment.
         by_row = by_node.flatten(2, 3)
-        seen = len(self.rows.columns)
+        seen = self.rows.n_observables
         missing = segments * self.segment_length * seen - (by_row.shape[2] - seen)
         pad = by_row.new_zeros(batch, count, missing, by_row.shape[3])
         inner = torch.cat([by_row[:, :, :-seen], pad], dim=2).unflatten(2, (segments, -1))

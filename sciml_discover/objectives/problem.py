@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.controls import ControlLines, Inputs, no_controls, training_lines
 from sciml_discover.noise import Noise
 from sciml_discover.smoothers import AbstractSmoother, fit_smoother, fit_smoother_per_value
 from sciml_discover.trajectories import Dataset
@@ -15,6 +16,7 @@ from sciml_discover.trajectories import Dataset
 if TYPE_CHECKING:
     import torch
 
+    from sciml_discover.observation import Observation
     from sciml_discover.system import System
 else:
     torch = lazy_import("torch")
@@ -33,7 +35,7 @@ class Rows:
         times: shape ``(J, L)``.
         values: on the scale on which noise is additive, zero where nothing was seen, ``(J, L, observables)``.
         weights: one over the noise sd, zero where nothing was seen, same shape.
-        columns: position of each observable among the states.
+        columns: position among the states of each observable that is a state as it is; None for the others.
         lognormal: per observable, whether values are logarithms, shape ``(observables,)``.
         scale: typical size of each state, shape ``(states,)``.
         slope_scale: typical size of each state's time derivative, shape ``(states,)``.
@@ -44,15 +46,18 @@ class Rows:
         tolerance_at_rows: the same at every row, where noise depends on the value, shape ``(J, L, states)``.
         per_value: whether noise is in proportion to each value.
         positive: per state, whether it stays above zero.
-        smooth_states: law-free states at the rows, hidden ones constant, shape ``(J, L, states)``.
-        smooth_slopes: their time derivatives, same shape; NaN for hidden states.
+        smooth_states: law-free states at the rows, those that no observable is constant, shape ``(J, L, states)``.
+        smooth_slopes: their time derivatives, same shape; NaN for states that no observable is.
         lengths: number of real rows of each trajectory.
+        observation: what each observable is of the states.
+        controls: measured inputs at the rows, shape ``(J, L, controls)``; None for a system without any.
+        control_lines: the same between the rows, shape ``(J, L - 1)``; None for a system without any.
     """
 
     times: torch.Tensor
     values: torch.Tensor
     weights: torch.Tensor
-    columns: list[int]
+    columns: tuple[int | None, ...]
     lognormal: torch.Tensor
     scale: torch.Tensor
     slope_scale: torch.Tensor
@@ -64,6 +69,9 @@ class Rows:
     smooth_states: torch.Tensor
     smooth_slopes: torch.Tensor
     lengths: tuple[int, ...]
+    observation: Observation
+    controls: torch.Tensor | None = None
+    control_lines: ControlLines | None = None
 
     @property
     def intervals(self) -> torch.Tensor:
@@ -75,15 +83,86 @@ class Rows:
         """Number of values that were really measured."""
         return int((self.weights > 0).sum())
 
+    @property
+    def n_observables(self) -> int:
+        """Number of observables."""
+        return len(self.columns)
+
+    @property
+    def sees_every_state(self) -> bool:
+        """Whether each state is an observable as it is."""
+        return set(self.columns) >= set(range(len(self.scale)))
+
+    def inputs(self, intervals: int | slice = slice(None), count: int | None = None) -> Inputs:
+        """Return the controls as a function of the time in some intervals of every trajectory.
+
+        Args:
+            intervals: which of the ``L - 1`` intervals between rows.
+            count: intervals per trajectory that are wanted, if there may be fewer; empty ones are appended.
+
+        Returns:
+            A function of times of shape ``(J * intervals,)`` that gives ``(J * intervals, controls)``, or None for a
+            system without controls.
+        """
+        if self.control_lines is None:
+            return no_controls
+
+        def pick(item: torch.Tensor) -> torch.Tensor:
+            some = item[:, intervals]
+            if isinstance(intervals, int):
+                return some
+            if count is not None and some.shape[1] < count:
+                some = torch.cat([some, *[some[:, -1:]] * (count - some.shape[1])], dim=1)
+            return some.flatten(0, 1)
+
+        return self.control_lines.map(pick)
+
+    def observe(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the observables of states at the rows, shape ``(..., J, L, observables)``."""
+        return self.observation.evaluate(self.times, states, self.controls)
+
     def residual(self, states: torch.Tensor) -> torch.Tensor:
         """Return (model - data) / sd at rows, zero where nothing was seen, shape ``(..., J, L, observables)``."""
-        seen = states[..., self.columns]
+        return self._residual(self.observe(states))
+
+    def linearize(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the residual and its derivative by the states at the row, ``(..., J, L, observables, states)``."""
+        direct = self.observation.direct
+        if direct is None:
+            seen, by_state = self.observation.linearize(self.times, states, self.controls)
+        else:
+            seen = states[..., direct]
+            unit = torch.eye(states.shape[-1], dtype=states.dtype, device=states.device)
+            by_state = unit[direct].expand(*seen.shape, -1)
+        return self._residual(seen), self._slope(seen)[..., None] * by_state
+
+    def linearize_along(
+        self, states: torch.Tensor, sensitivity: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the residual and its derivative by whatever the states were differentiated by.
+
+        The same as `linearize` and the chain rule, without the product where every observable is a state.
+
+        Args:
+            states: shape ``(..., J, L, states)``.
+            sensitivity: derivatives of the states, shape ``(..., J, L, states, n)``.
+
+        Returns:
+            The residual and its derivatives, shape ``(..., J, L, observables, n)``.
+        """
+        direct = self.observation.direct
+        if direct is None:
+            residual, by_state = self.linearize(states)
+            return residual, by_state @ sensitivity
+        seen = states[..., direct]
+        return self._residual(seen), self._slope(seen)[..., None] * sensitivity[..., direct, :]
+
+    def _residual(self, seen: torch.Tensor) -> torch.Tensor:
         model = torch.where(self.lognormal, torch.log(seen.clamp_min(1e-300)), seen)
         return (model - self.values) * self.weights
 
-    def residual_slope(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the derivative of each residual by its own state, same shape as the residual."""
-        seen = states[..., self.columns]
+    def _slope(self, seen: torch.Tensor) -> torch.Tensor:
+        """Return the derivative of each residual by its own observable, same shape as the residual."""
         slope = torch.where(self.lognormal, 1.0 / seen.clamp_min(1e-300), torch.ones_like(seen))
         return slope * self.weights
 
@@ -108,8 +187,9 @@ def make_rows(
         device: where the tensors live.
         smoother: makes states and slopes; `Automatic` unless given.
     """
-    names, dimension = system.state_names, system.dimension
-    columns = [names.index(name) for name in dataset.observables]
+    dimension = system.dimension
+    observation = system.observation(dataset.observables)
+    columns = observation.columns
     count, longest = len(dataset.trajectories), max(len(item.times) for item in dataset.trajectories)
     n_seen = len(columns)
     times = np.zeros((count, longest))
@@ -125,8 +205,17 @@ def make_rows(
         weights[j, :rows] = np.where(seen, 1.0 / noise.sd_of(trajectory.values), 0.0)
     lengths = tuple(len(item.times) for item in dataset.trajectories)
     per_value = noise.floors is not None
-    states[:, :, columns], slopes[:, :, columns] = _smooth(
-        times, values, weights, lengths, np.array(noise.lognormal), per_value, smoother
+    # Of an expression of several states nobody knows what each of them was.
+    seen_as = [column for column, position in enumerate(columns) if position is not None]
+    positions = [columns[column] for column in seen_as]
+    states[:, :, positions], slopes[:, :, positions] = _smooth(
+        times,
+        values[:, :, seen_as],
+        weights[:, :, seen_as],
+        lengths,
+        np.array(noise.lognormal)[seen_as],
+        per_value,
+        smoother,
     )
     scale = np.ones(dimension)
     slope_scale = np.ones(dimension)
@@ -151,15 +240,28 @@ def make_rows(
     typical = noise.typical_sd(np.concatenate([item.values for item in dataset.trajectories]))
     at_rows = np.broadcast_to(tolerance, states.shape).copy()
     for column, position in enumerate(columns):
+        if position is None:
+            continue
         tolerance[position] = typical[column] * (scale[position] if noise.lognormal[column] else 1.0)
-        at_rows[:, :, position] = tolerance[position]
-    if per_value:
-        # Where nothing was measured, the smooth value says how large the noise would have been.
-        at_rows[:, :, columns] = noise.sd_of(states[:, :, columns])
+        # Where noise is in proportion to the value, the smooth one says how large it is, or would have been.
+        smooth = np.abs(states[:, :, position])
+        if noise.lognormal[column]:
+            at_rows[:, :, position] = noise.sd[column] * np.maximum(smooth, 1e-6 * scale[position])
+        elif noise.floors is not None:
+            at_rows[:, :, position] = np.fmax(noise.sd[column] * smooth, noise.floors[column])
+        else:
+            at_rows[:, :, position] = tolerance[position]
 
     def tensor(array: np.ndarray | list[bool]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(array), device=device)
 
+    controls, lines = None, None
+    if system.controls:
+        controls = np.zeros((count, longest, len(system.controls)))
+        for j, trajectory in enumerate(dataset.trajectories):
+            rows = len(trajectory.times)
+            controls[j, :rows], controls[j, rows:] = trajectory.controls, trajectory.controls[-1]
+        lines = training_lines(system.controls, dataset, times).map(lambda item: item.to(device))
     rows = Rows(
         times=tensor(times),
         values=tensor(values),
@@ -176,6 +278,9 @@ def make_rows(
         smooth_states=tensor(states),
         smooth_slopes=tensor(slopes),
         lengths=lengths,
+        observation=observation,
+        controls=None if controls is None else tensor(controls),
+        control_lines=lines,
     )
     return replace(rows, smooth_states=rows.keep_positive(rows.smooth_states))
 
@@ -185,10 +290,20 @@ def smooth_again(rows: Rows, smoother: AbstractSmoother) -> Rows:
     times, values, weights, lognormal = (
         item.cpu().numpy() for item in (rows.times, rows.values, rows.weights, rows.lognormal)
     )
-    smooth, slope = _smooth(times, values, weights, rows.lengths, lognormal, rows.per_value, smoother)
+    seen = [column for column, position in enumerate(rows.columns) if position is not None]
+    positions = [rows.columns[column] for column in seen]
+    smooth, slope = _smooth(
+        times,
+        values[:, :, seen],
+        weights[:, :, seen],
+        rows.lengths,
+        lognormal[seen],
+        rows.per_value,
+        smoother,
+    )
     states, slopes = rows.smooth_states.clone(), rows.smooth_slopes.clone()
-    states[:, :, rows.columns] = torch.as_tensor(smooth, device=states.device)
-    slopes[:, :, rows.columns] = torch.as_tensor(slope, device=slopes.device)
+    states[:, :, positions] = torch.as_tensor(smooth, device=states.device)
+    slopes[:, :, positions] = torch.as_tensor(slope, device=slopes.device)
     return replace(rows, smooth_states=rows.keep_positive(states), smooth_slopes=slopes)
 
 
