@@ -54,13 +54,6 @@ class AbstractFilling(ABC):
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return values ``(B, P, holes)`` and their derivatives by state and by weights."""
 
-    def linearize_states(
-        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values and their derivatives by state only."""
-        value, by_state, _ = self.linearize(weights, time, state)
-        return value, by_state
-
     @abstractmethod
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the precision of the Gaussian prior of each weight around zero, ``(B, n_weights)``."""
@@ -152,31 +145,6 @@ class ResidualNetworks(AbstractFilling):
             matrix, bias = layers[-1]
             outputs.append(shape.output_scale * torch.baddbmm(bias, signal, matrix))
         return torch.cat(outputs, dim=-1)
-
-    def linearize_states(
-        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return outputs and their derivatives by state, without the much larger ones by weights."""
-        dimension = state.shape[-1]
-        by_state = state.new_zeros(*state.shape[:2], len(self.shapes), dimension)
-        outputs, begin = [], 0
-        for number, shape in enumerate(self.shapes):
-            layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
-            begin += shape.n_weights
-            signal, signals = self._inputs(number, time, state), []
-            for matrix, bias in layers[:-1]:
-                signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
-                signals.append(signal)
-            matrix, bias = layers[-1]
-            outputs.append(shape.output_scale * torch.baddbmm(bias, signal, matrix))
-            delta = (shape.output_scale * matrix).transpose(1, 2)
-            for (matrix, _), signal in zip(reversed(layers[:-1]), reversed(signals), strict=True):
-                delta = torch.bmm(delta * (1.0 - signal * signal), matrix.transpose(1, 2))
-            delta = delta / self._scales[number]
-            for position, source in enumerate(shape.inputs):
-                if source < dimension:
-                    by_state[:, :, number, source] = delta[..., position]
-        return torch.cat(outputs, dim=-1), by_state
 
     def linearize(
         self,

@@ -15,7 +15,7 @@ from sciml_discover.base import Options, Progress, Watch, lazy_import, nobody_wa
 from sciml_discover.checkpoint import Checkpoints, Saved, fingerprint, software, tensors_of, with_tensors
 from sciml_discover.errors import SolveError
 from sciml_discover.holes import NetworkShape, ResidualNetworks
-from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
+from sciml_discover.objectives import DerivativeMatching, DirectCollocation, MultipleShooting, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
@@ -73,20 +73,18 @@ class TrainOptions(Options):
 def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     """Return the schedule of ``preset = "auto"``.
 
-    A warm start without solves where every state is seen, then shooting over single intervals, which is the
-    most parallel and the least prone to local minima.
+    A warm start without solves where every state is seen, then direct collocation, whose weak first rounds have
+    hardly any local minima, by Gauss-Newton.
     """
-    shooting = TrainStage(
-        objective=MultipleShooting(segment_length=1), optimizer=GaussNewton(iterations=25, tolerance=0.1)
+    collocation = TrainStage(
+        objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )
     if system.unseen_states(data.train.observables):
-        return (shooting,)
-    matching = DerivativeMatching()
-    return (
-        TrainStage(objective=matching, optimizer=Adam(iterations=100, learning_rate=0.03)),
-        TrainStage(objective=matching, optimizer=GaussNewton(iterations=30, tolerance=0.1)),
-        shooting,
+        return (collocation,)
+    matching = TrainStage(
+        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
     )
+    return (matching, collocation)
 
 
 def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple[NetworkShape, ...]:
@@ -189,6 +187,8 @@ def ways(stage: TrainStage) -> tuple[Way, ...]:
     cautious = objective.backed_off()
     if cautious is not None:
         before, after = objective.model_dump(), cautious.model_dump()
+        if cautious.kind != objective.kind:
+            after = {"kind": cautious.kind}
         changes = [
             f"{key} {after[key]} instead of {before[key]}" for key in after if after[key] != before[key]
         ]

@@ -153,16 +153,6 @@ class UDE(Generic[Filling]):
             f_w = torch.cat([f_p[..., self.parameters.free_positions] * slope, f_w], dim=-1)
         return value, f_x, f_w
 
-    def linearize_states(
-        self, time: torch.Tensor, state: torch.Tensor, theta: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the time derivative and its derivative by state, as `linearize` does, without those by ``theta``."""
-        coordinates, weights = self.split(theta)
-        holes, by_state = self.filling.linearize_states(weights, time, state)
-        parameters = self.parameters.physical(coordinates)[:, None, :]
-        value, f_x, _, f_u = self.functions.linearize(time, state, parameters, holes)
-        return value, f_x + f_u @ by_state
-
     def take(self, index: torch.Tensor) -> UDE:
         """Return the equation of the chosen members of the batch only."""
         return UDE(self.system, self.filling.take(index), self.device)

@@ -7,6 +7,9 @@ from typing import Annotated
 import pydantic
 
 from sciml_discover.objectives.derivative_matching import DerivativeMatching
+from sciml_discover.objectives.direct_collocation import DirectCollocation
 from sciml_discover.objectives.multiple_shooting import MultipleShooting
 
-ObjectiveOptions = Annotated[DerivativeMatching | MultipleShooting, pydantic.Field(discriminator="kind")]
+ObjectiveOptions = Annotated[
+    DerivativeMatching | DirectCollocation | MultipleShooting, pydantic.Field(discriminator="kind")
+]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from sciml_discover.base import Options, lazy_import
 from sciml_discover.objectives.problem import FitState, Rows
@@ -36,7 +36,7 @@ class AbstractObjectiveOptions(Options, ABC):
             steps: Runge-Kutta steps per interval; a power of two.
         """
 
-    def backed_off(self) -> Self | None:
+    def backed_off(self) -> AbstractObjectiveOptions | None:
         """Return more cautious options, for when these led nowhere; None if there are none."""
         return None
 
@@ -57,6 +57,10 @@ class AbstractLinearization(ABC):
     @abstractmethod
     def solve(self, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the step ``(B, n)`` and the change of ``cost`` that it promises ``(B,)``."""
+
+    def cost_seen_from(self, before: AbstractLinearization) -> torch.Tensor:  # noqa: ARG002 - most have one level
+        """Return the cost on the level on which the step from another point was made, shape ``(B,)``."""
+        return self.cost
 
     @abstractmethod
     def choose(self, keep: torch.Tensor, other: AbstractLinearization) -> AbstractLinearization:
@@ -144,8 +148,6 @@ def contiguous(mine: Linearization) -> Linearization:
 def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one: Any, two: Any) -> Any:
     if isinstance(one, torch.Tensor):
         return function(one, two)
-    if not is_dataclass(one):
-        return one
     values = {
         field.name: _map_tensors(function, getattr(one, field.name), getattr(two, field.name))
         for field in fields(one)

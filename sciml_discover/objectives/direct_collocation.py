@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options, lazy_import
+from sciml_discover.base import lazy_import
 from sciml_discover.linear_algebra import TridiagonalNormal
-from sciml_discover.objectives.abstract import AbstractLinearization, AbstractObjective, choose, take
+from sciml_discover.objectives.abstract import (
+    AbstractLinearization,
+    AbstractObjective,
+    AbstractObjectiveOptions,
+    Order,
+    choose,
+    take,
+)
+from sciml_discover.objectives.multiple_shooting import MultipleShooting
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE
 
@@ -20,29 +28,41 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
+CLOSED = 1e-2
+"""Defects below this, in units of the noise, count as closed."""
 
-class DirectCollocation(Options):
+
+class DirectCollocation(AbstractObjectiveOptions):
     """Radau IIA collocation: states at the nodes and the weights are solved for together.
 
     Nothing is stepped through time: all right-hand sides of an iteration are one batch, and the method is L-stable, so
     stiffness is no obstacle. Defects are measured as errors of the states (the natural level of Deuflhard 2011,
-    doi:10.1007/978-3-642-23899-4): with the plain defect a stiff system is all scales and no direction. Their weight
-    grows from round to round; in the end multipliers (Hestenes 1969, doi:10.1007/BF00927673) close them.
+    doi:10.1007/978-3-642-23899-4): with the plain defect a stiff system is all scales and no direction. At first
+    they weigh so little that the states stay at the data and the fit is one of slopes, which has hardly any local
+    minima; their weight grows from round to round; in the end multipliers (Hestenes 1969, doi:10.1007/BF00927673)
+    close them.
     """
 
+    solves: ClassVar[bool] = False
     kind: Literal["direct_collocation"] = "direct_collocation"
     stages: int = pydantic.Field(default=3, ge=1, le=5)
     """Collocation points per interval; the order of the method is one less than twice that."""
-    continuity: pydantic.PositiveFloat = 1.0
+    continuity: pydantic.PositiveFloat = 1e-3
     """First weight of the defects, in units of the noise."""
-    growth: float = pydantic.Field(default=30.0, gt=1.0)
+    growth: float = pydantic.Field(default=100.0, gt=1.0)
     """Factor of that weight from round to round."""
-    rounds: int = pydantic.Field(default=3, ge=1, le=20)
-    """Rounds in which the weight grows; after them multipliers close the defects."""
+    rounds: int = pydantic.Field(default=4, ge=1, le=20)
+    """Rounds in which the weight grows."""
+    multiplier_rounds: int = pydantic.Field(default=3, ge=0, le=20)
+    """Most rounds after them, in which multipliers close the defects."""
+
+    def backed_off(self) -> AbstractObjectiveOptions | None:
+        """Return multiple shooting, which needs no guess of what happens inside an interval."""
+        return MultipleShooting(segment_length=1)
 
     def build(self, ude: UDE, rows: Rows, steps: int) -> CollocationObjective:  # noqa: ARG002 - no steps
         """Return the objective for a universal differential equation and training rows."""
-        return CollocationObjective(self, ude, rows, uniform_mesh(rows), _Round(self.continuity))
+        return CollocationObjective(self, ude, rows, uniform_mesh(rows))
 
 
 @lru_cache(maxsize=8)
@@ -72,12 +92,10 @@ class Mesh:
     Attributes:
         start: begin of each interval, shape ``(J, S)``.
         length: its length; zero where a trajectory is shorter than the longest, shape ``(J, S)``.
-        row: position of each row among the nodes, shape ``(J, L)``.
     """
 
     start: torch.Tensor
     length: torch.Tensor
-    row: torch.Tensor
 
     @property
     def intervals(self) -> int:
@@ -87,14 +105,18 @@ class Mesh:
 
 def uniform_mesh(rows: Rows) -> Mesh:
     """Return the mesh whose nodes are the rows."""
-    count, longest = rows.times.shape
-    row = torch.arange(longest, device=rows.times.device).expand(count, longest)
-    return Mesh(rows.times[:, :-1], rows.intervals, row)
+    return Mesh(rows.times[:, :-1], rows.intervals)
 
 
 @dataclass(frozen=True)
-class _Round:
-    """Weight of the defects and their multipliers ``(B, J, S, d)``, in units of the tolerances."""
+class Closing:
+    """How the defects are closed in one round.
+
+    Attributes:
+        weight: of the squared defects, in units of the tolerances.
+        number: of the round.
+        shift: multipliers over the weight, in units of the tolerances, shape ``(B, J, S, d)``; None for zeros.
+    """
 
     weight: float
     number: int = 0
@@ -106,21 +128,33 @@ class CollocationObjective(AbstractObjective):
 
     The flat unknowns are the node states ``(J, S + 1, d)``, the stages inside the intervals ``(J, S, s - 1, d)`` and
     then ``theta``. The last stage of an interval is its right node.
+
+    Args:
+        options: stages, and how the weight of the defects grows.
+        ude: the equations.
+        rows: the training rows.
+        mesh: where the nodes are.
+        closing: the round it is in; the first unless given.
     """
 
     def __init__(
-        self, options: DirectCollocation, ude: UDE, rows: Rows, mesh: Mesh, current: _Round
+        self,
+        options: DirectCollocation,
+        ude: UDE,
+        rows: Rows,
+        mesh: Mesh,
+        closing: Closing | None = None,
     ) -> None:
-        self.options, self.ude, self.rows, self.mesh, self.current = options, ude, rows, mesh, current
-        matrix, nodes = radau(options.stages)
+        self.options, self.ude, self.rows, self.mesh = options, ude, rows, mesh
+        self.closing = closing or Closing(options.continuity)
+        matrix, fractions = radau(options.stages)
         tensor = {"dtype": rows.times.dtype, "device": rows.times.device}
-        self._matrix = torch.as_tensor(matrix, **tensor)
-        self._fractions = torch.as_tensor(nodes, **tensor)
-        points = mesh.start[..., None] + mesh.length[..., None] * self._fractions
-        self._times = points.flatten()
-        tolerance = rows.tolerance if rows.tolerance.dim() == 3 else rows.tolerance.expand(*rows.times.shape, -1)
+        self._fractions = torch.as_tensor(fractions, **tensor)
+        self._times = (mesh.start[..., None] + mesh.length[..., None] * self._fractions).flatten()
+        self._inputs = _inputs_at_stages(rows, mesh, self._fractions)
+        self._stepped = mesh.length[..., None, None] * torch.as_tensor(matrix, **tensor)  # (J, S, s, s)
+        tolerance = rows.tolerance_at_rows
         self._tolerance = torch.minimum(tolerance[:, :-1], tolerance[:, 1:])  # (J, S, d)
-        self._stepped = mesh.length[..., None, None] * self._matrix  # (J, S, s, s)
 
     # --- the flat unknowns -------------------------------------------------------------------------------
 
@@ -132,76 +166,135 @@ class CollocationObjective(AbstractObjective):
 
     def finish(self, unknowns: torch.Tensor) -> FitState:
         """Return the states at all rows."""
-        nodes, _, theta = self._split(unknowns)
-        return FitState(self._at_rows(nodes).clone(), theta)
+        nodes, _, theta = self.split(unknowns)
+        return FitState(nodes.clone(), theta.clone())
 
     def unit(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return the scales of the states for nodes and stages, one for ``theta``."""
-        nodes, stages, theta = self._split(unknowns)
+        nodes, inner, theta = self.split(unknowns)
         scale = self.rows.scale
         return torch.cat(
             [
                 scale.expand(nodes.shape[1:]).flatten(),
-                scale.expand(stages.shape[1:]).flatten(),
+                scale.expand(inner.shape[1:]).flatten(),
                 torch.ones_like(theta[0]),
             ]
         )
 
-    def _split(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def split(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return nodes ``(B, J, S + 1, d)``, stages inside the intervals ``(B, J, S, s - 1, d)`` and ``theta``."""
         batch, (count, intervals) = unknowns.shape[0], self.mesh.start.shape
-        dimension = self.ude.system.dimension
+        dimension, inside = len(self.rows.scale), self.options.stages - 1
         first = count * (intervals + 1) * dimension
-        second = first + count * intervals * (self.options.stages - 1) * dimension
+        second = first + count * intervals * inside * dimension
         return (
             unknowns[:, :first].reshape(batch, count, intervals + 1, dimension),
-            unknowns[:, first:second].reshape(batch, count, intervals, self.options.stages - 1, dimension),
+            unknowns[:, first:second].reshape(batch, count, intervals, inside, dimension),
             unknowns[:, second:],
         )
 
-    def _at_rows(self, nodes: torch.Tensor) -> torch.Tensor:
-        """Return values of nodes ``(B, J, N, ...)`` at the rows ``(B, J, L, ...)``."""
-        index = self.mesh.row.reshape(1, *self.mesh.row.shape, *([1] * (nodes.dim() - 3)))
-        return nodes.gather(2, index.expand(nodes.shape[0], -1, -1, *nodes.shape[3:]))
+    # --- rounds ------------------------------------------------------------------------------------------
+
+    def rounds_of(self, order: Order) -> int:  # noqa: ARG002 - the same for all
+        """Return the most rounds."""
+        return self.options.rounds + self.options.multiplier_rounds
+
+    def first_round(self, order: Order) -> CollocationObjective:  # noqa: ARG002 - the same for all
+        """Return the objective with the smallest weight of the defects."""
+        return self._in(Closing(self.options.continuity))
+
+    def next_round(self, unknowns: torch.Tensor) -> CollocationObjective | None:
+        """Return the objective with a larger weight, or with multipliers; None once the defects are closed."""
+        closing = self.closing
+        if closing.number + 1 < self.options.rounds:
+            grown = closing.weight * self.options.growth
+            return self._in(Closing(grown, closing.number + 1))
+        if closing.number + 1 >= self.options.rounds + self.options.multiplier_rounds:
+            return None
+        with torch.no_grad():
+            nodes, inner, theta = self.split(unknowns)
+            stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+            slopes, by_state, _ = self.ude.linearize(
+                self._times, stages.flatten(1, 3), theta, self._inputs
+            )
+            error = self._error(self._inverse(by_state), self._defect(nodes, stages, slopes))
+        if bool((error.abs().flatten(1).amax(1) < CLOSED).all()):
+            return None
+        jump = torch.nan_to_num(error[..., -1, :])
+        shift = jump if closing.shift is None else closing.shift + jump
+        return self._in(replace(closing, number=closing.number + 1, shift=shift))
+
+    @property
+    def memory(self) -> dict[str, torch.Tensor]:
+        """Weight, number and multipliers of the round."""
+        closing = self.closing
+        memory = {
+            "weight": torch.tensor(closing.weight, dtype=torch.float64),
+            "number": torch.tensor(closing.number),
+        }
+        return memory if closing.shift is None else {**memory, "shift": closing.shift}
+
+    def recall(self, memory: dict[str, torch.Tensor]) -> CollocationObjective:
+        """Return exactly the objective that had this ``memory``."""
+        shift = memory.get("shift")
+        if shift is not None:
+            shift = shift.to(self.rows.times.device)
+        return self._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
+
+    def _in(self, closing: Closing) -> CollocationObjective:
+        """Return this objective in another round."""
+        return CollocationObjective(self.options, self.ude, self.rows, self.mesh, closing)
+
+    def take(self, index: torch.Tensor) -> CollocationObjective:
+        """Return the objective of the chosen members of the batch."""
+        closing = self.closing
+        if closing.shift is not None:
+            closing = replace(closing, shift=closing.shift[index])
+        return CollocationObjective(self.options, self.ude.take(index), self.rows, self.mesh, closing)
 
     # --- the least-squares problem -----------------------------------------------------------------------
 
+    def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return half the squared residuals, prior and weighted defects included.
+
+        The matrices that turn defects into errors of the states count as constants.
+        """
+        nodes, inner, theta = self.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        points = stages.flatten(1, 3)
+        with torch.no_grad():
+            inverse = self._inverse(self.ude.linearize(self._times, points, theta, self._inputs)[1])
+        defect = self._defect(nodes, stages, self.ude.rhs(self._times, points, theta, self._inputs))
+        residual = self.rows.residual(nodes)
+        prior = (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
+        scaled = self._shifted(self._error(inverse, defect))
+        penalty = self.closing.weight * scaled.square().sum((1, 2, 3, 4))
+        return 0.5 * (residual.square().sum((1, 2, 3)) + prior + penalty)
+
+    def _defect(self, nodes: torch.Tensor, stages: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
+        """Return the defects of the collocation conditions, shape ``(B, J, S, s, d)``."""
+        return stages - nodes[:, :, :-1, None] - self._stepped @ slopes.reshape(stages.shape)
+
     def _inverse(self, by_state: torch.Tensor) -> torch.Tensor:
         """Return the inverse of the stage matrices ``I - h A (x) df/dx``, shape ``(B, J, S, s d, s d)``."""
-        stages, dimension = self.options.stages, self.ude.system.dimension
-        count, intervals = self.mesh.start.shape
-        by_state = by_state.reshape(-1, count, intervals, 1, stages, dimension, dimension)
+        stages, dimension = self.options.stages, by_state.shape[-1]
+        by_state = by_state.reshape(-1, *self.mesh.start.shape, 1, stages, dimension, dimension)
         blocks = self._stepped[..., None, None] * by_state  # (B, J, S, s, s, d, d)
         size = stages * dimension
         matrix = -blocks.transpose(-3, -2).reshape(*blocks.shape[:3], size, size)
         matrix.diagonal(dim1=-2, dim2=-1).add_(1.0)
         return torch.linalg.inv_ex(matrix).inverse
 
-    def _error(
-        self, nodes: torch.Tensor, stages: torch.Tensor, slopes: torch.Tensor
-    ) -> torch.Tensor:
-        """Return the defects of the collocation conditions, shape ``(B, J, S, s, d)``."""
-        return stages - nodes[:, :, :-1, None] - self._stepped @ slopes.reshape(stages.shape)
-
-    def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
-        """Return half the squared residuals, prior and weighted defects included."""
-        nodes, inner, theta = self._split(unknowns)
-        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-        points = stages.flatten(1, 3)
-        with torch.no_grad():
-            inverse = self._inverse(self.ude.linearize_states(self._times, points, theta)[1])
-        defect = self._error(nodes, stages, self.ude.rhs(self._times, points, theta))
-        residual = self.rows.residual(self._at_rows(nodes))
-        prior = (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
-        return 0.5 * (residual.square().sum((1, 2, 3)) + prior) + self._penalty(inverse, defect)[0]
-
-    def _penalty(self, inverse: torch.Tensor, defect: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return half the weighted square of defects as errors of the states, and these in units of the tolerance."""
+    def _error(self, inverse: torch.Tensor, defect: torch.Tensor) -> torch.Tensor:
+        """Return defects as errors of the states, in units of the tolerances."""
         error = (inverse @ defect.flatten(3)[..., None])[..., 0].reshape(defect.shape)
-        scaled = error / self._tolerance[..., None, :]
-        if self.current.shift is not None:
-            ends = scaled[..., -1:, :] + self.current.shift[..., None, :]
-            scaled = torch.cat([scaled[..., :-1, :], ends], dim=-2)
-        return 0.5 * self.current.weight * scaled.square().sum((1, 2, 3, 4)), scaled
+        return error / self._tolerance[..., None, :]
+
+    def _shifted(self, error: torch.Tensor) -> torch.Tensor:
+        """Return the errors with the multipliers added at the ends of the intervals."""
+        if self.closing.shift is None:
+            return error
+        return torch.cat([error[..., :-1, :], error[..., -1:, :] + self.closing.shift[..., None, :]], dim=-2)
 
     def linearize(self, unknowns: torch.Tensor) -> CollocationLinearization:
         """Return the least-squares problem with defects measured in the states' units."""
@@ -209,45 +302,43 @@ class CollocationObjective(AbstractObjective):
             return self._linearize(unknowns)
 
     def _linearize(self, unknowns: torch.Tensor) -> CollocationLinearization:
-        nodes, inner, theta = self._split(unknowns)
+        nodes, inner, theta = self.split(unknowns)
         batch, count, _, dimension = nodes.shape
-        intervals, n_stages, n_theta = self.mesh.intervals, self.options.stages, theta.shape[1]
+        n_stages, weight = self.options.stages, self.closing.weight
         stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-        slopes, by_state, by_theta = self.ude.linearize(self._times, stages.flatten(1, 3), theta)
+        slopes, by_state, by_theta = self.ude.linearize(
+            self._times, stages.flatten(1, 3), theta, self._inputs
+        )
         inverse = self._inverse(by_state)
-        defect = self._error(nodes, stages, slopes)
-        penalty, scaled = self._penalty(inverse, defect)
+        defect = self._defect(nodes, stages, slopes)
+        error = self._error(inverse, defect)
+        scaled = self._shifted(error)
         last = inverse[..., -dimension:, :].unflatten(-1, (n_stages, dimension))  # (B, J, S, d, s, d)
-        by_begin = last.sum(-2)
         # The end by theta: the last rows of inverse x (h A (x) I) x df/dtheta.
-        weights = torch.einsum("bnsijk,nsjm->bnsimk", last, self._stepped)
-        raw = by_theta.reshape(batch, count, intervals, n_stages * dimension, n_theta)
+        along = torch.einsum("bnsijk,nsjm->bnsimk", last, self._stepped).flatten(-2)
+        by_theta = by_theta.reshape(batch, count, self.mesh.intervals, n_stages * dimension, -1)
 
-        at_rows = self._at_rows(nodes)
-        residual = self.rows.residual(at_rows)
-        slope = self.rows.residual_slope(at_rows)
-        unit = torch.eye(dimension, dtype=slope.dtype, device=slope.device)[self.rows.columns]
+        residual, by_node = self.rows.linearize(nodes)
         precision = self.ude.prior_precision(batch)
         fit = 0.5 * (residual.square().sum((1, 2, 3)) + (precision * theta.square()).sum(1))
-        ends = scaled[..., -1, :]
-        jump = ends if self.current.shift is None else ends - self.current.shift
+        inner_cost = 0.5 * weight * scaled[..., :-1, :].square().sum((1, 2, 3, 4))
+        shape = error.shape[:3] + error.shape[4:]
         return CollocationLinearization(
-            cost=fit + penalty,
+            cost=fit + inner_cost + 0.5 * weight * scaled[..., -1, :].square().sum((1, 2, 3)),
             infeasibility=torch.zeros_like(fit),
-            worst_defect=torch.maximum(
-                jump.abs().flatten(1).amax(1), scaled[..., :-1, :].abs().flatten(1).amax(1) if n_stages > 1 else 0 * fit
-            ),
+            worst_defect=torch.zeros_like(fit),
             fit=fit,
-            inner_cost=0.5 * self.current.weight * scaled[..., :-1, :].square().sum((1, 2, 3, 4)),
-            jump=jump,
+            inner_cost=inner_cost,
+            weight=torch.full_like(fit, weight),
+            tolerance=self._tolerance.expand(shape),
+            shift=error.new_zeros(shape) if self.closing.shift is None else self.closing.shift,
             defect=defect,
             inverse=inverse,
-            by_begin=by_begin,
-            by_theta=raw,
+            by_begin=last.sum(-2),
+            by_theta=by_theta,
             stepped=self._stepped.expand(batch, *self._stepped.shape),
-            objective=self,
             normal=self._normal(
-                by_begin, weights.flatten(-2) @ raw, ends, slope[..., None] * unit, residual, precision, theta
+                last.sum(-2), along @ by_theta, scaled[..., -1, :], by_node, residual, precision, theta
             ),
         )
 
@@ -256,7 +347,7 @@ class CollocationObjective(AbstractObjective):
         by_begin: torch.Tensor,
         by_theta: torch.Tensor,
         scaled: torch.Tensor,
-        observed: torch.Tensor,
+        by_node: torch.Tensor,
         residual: torch.Tensor,
         precision: torch.Tensor,
         theta: torch.Tensor,
@@ -265,15 +356,15 @@ class CollocationObjective(AbstractObjective):
 
         The defect of an interval is linear in its nodes: ``dx_(i+1) - by_begin dx_i - by_theta dtheta``.
         """
-        weight, tolerance = self.current.weight, self._tolerance
+        weight, tolerance = self.closing.weight, self._tolerance
         batch, count, intervals, dimension, _ = by_begin.shape
         begin, border = by_begin / tolerance[..., None], by_theta / tolerance[..., None]
         own = 1.0 / tolerance
         diagonal = by_begin.new_zeros(batch, count, intervals + 1, dimension, dimension)
         gradient = by_begin.new_zeros(batch, count, intervals + 1, dimension)
-        transposed = observed.transpose(-1, -2)
-        self._add_at_rows(diagonal, transposed @ observed)
-        self._add_at_rows(gradient, (transposed @ residual[..., None])[..., 0])
+        transposed = by_node.transpose(-1, -2)
+        diagonal += transposed @ by_node
+        gradient += (transposed @ residual[..., None])[..., 0]
         diagonal[:, :, :-1] += weight * (begin.transpose(-1, -2) @ begin)
         diagonal[:, :, 1:].diagonal(dim1=-2, dim2=-1).add_(weight * own.square())
         gradient[:, :, :-1] -= weight * (begin.transpose(-1, -2) @ scaled[..., None])[..., 0]
@@ -295,20 +386,16 @@ class CollocationObjective(AbstractObjective):
             node_damping=self.rows.scale.reciprocal().square().expand(gradient.shape),
         )
 
-    def _add_at_rows(self, target: torch.Tensor, values: torch.Tensor) -> None:
-        """Add values of rows ``(B, J, L, ...)`` to their nodes ``(B, J, N, ...)``."""
-        if target.shape == values.shape:
-            target += values
-            return
-        index = self.mesh.row.reshape(1, *self.mesh.row.shape, *([1] * (values.dim() - 3)))
-        target.scatter_add_(2, index.expand(values.shape), values)
 
-    def take(self, index: torch.Tensor) -> CollocationObjective:
-        """Return the objective of the chosen members of the batch."""
-        current = self.current
-        if current.shift is not None:
-            current = replace(current, shift=current.shift[index])
-        return CollocationObjective(self.options, self.ude.take(index), self.rows, self.mesh, current)
+def _inputs_at_stages(rows: Rows, mesh: Mesh, fractions: torch.Tensor) -> torch.Tensor | None:
+    """Return the controls at all stages, shape ``(J * S * s, controls)``; None without controls."""
+    evaluate, inputs = rows.inputs(), []
+    for fraction in fractions:
+        value = evaluate((mesh.start + fraction * mesh.length).flatten())
+        if value is None:
+            return None
+        inputs.append(value)
+    return torch.stack(inputs, dim=1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -318,7 +405,9 @@ class CollocationLinearization(AbstractLinearization):
     Attributes:
         fit: ``cost`` without the defects, shape ``(B,)``.
         inner_cost: what stages inside the intervals contribute to ``cost``, shape ``(B,)``.
-        jump: error at the end of each interval in units of the tolerance, shape ``(B, J, S, d)``.
+        weight: of the squared defects, shape ``(B,)``.
+        tolerance: unit of the defects, shape ``(B, J, S, d)``.
+        shift: multipliers, in that unit, shape ``(B, J, S, d)``.
         defect: defects of the conditions, shape ``(B, J, S, s, d)``.
         inverse: of the stage matrices, shape ``(B, J, S, s d, s d)``.
         by_begin: derivative of an interval's end by its begin, shape ``(B, J, S, d, d)``.
@@ -332,14 +421,15 @@ class CollocationLinearization(AbstractLinearization):
     worst_defect: torch.Tensor
     fit: torch.Tensor
     inner_cost: torch.Tensor
-    jump: torch.Tensor
+    weight: torch.Tensor
+    tolerance: torch.Tensor
+    shift: torch.Tensor
     defect: torch.Tensor
     inverse: torch.Tensor
     by_begin: torch.Tensor
     by_theta: torch.Tensor
     stepped: torch.Tensor
     normal: TridiagonalNormal
-    objective: CollocationObjective
 
     def solve(self, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the step of all unknowns and the change of cost that the linear model promises."""
@@ -347,13 +437,21 @@ class CollocationLinearization(AbstractLinearization):
         # Stages follow their interval's begin and theta, and close their own defects.
         slope = (self.by_theta @ shared[:, None, None, :, None])[..., 0].reshape(self.defect.shape)
         moved = self.stepped @ slope + nodes[:, :, :-1, None] - self.defect
-        dimension = nodes.shape[-1]
-        inner = (self.inverse[..., :-dimension, :] @ moved.flatten(3)[..., None])[..., 0]
+        inner = (self.inverse[..., : -nodes.shape[-1], :] @ moved.flatten(3)[..., None])[..., 0]
         return torch.cat([nodes.flatten(1), inner.flatten(1), shared], dim=1), change - self.inner_cost
 
-    def cost_seen_from(self, before: CollocationLinearization) -> torch.Tensor:
-        """Return the cost with the defects weighted as at the point that the step came from (natural level)."""
-        return self.fit + self.objective._penalty(before.inverse, self.defect)[0]
+    def cost_seen_from(self, before: AbstractLinearization) -> torch.Tensor:
+        """Return the cost with the defects turned into errors by the matrices of the point before.
+
+        A step is judged by the level on which it was made (Deuflhard's natural monotonicity): its own matrices
+        would count a defect that did not change as more or less than it was.
+        """
+        if not isinstance(before, CollocationLinearization):
+            return self.cost
+        error = (before.inverse @ self.defect.flatten(3)[..., None])[..., 0].reshape(self.defect.shape)
+        scaled = error / self.tolerance[..., None, :]
+        ends = (scaled[..., -1, :] + self.shift).square().sum((1, 2, 3))
+        return self.fit + 0.5 * self.weight * (scaled[..., :-1, :].square().sum((1, 2, 3, 4)) + ends)
 
     def choose(self, keep: torch.Tensor, other: AbstractLinearization) -> CollocationLinearization:
         """Return the members of this one where ``keep`` holds, of the other elsewhere."""

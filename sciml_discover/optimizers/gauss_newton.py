@@ -118,7 +118,7 @@ class GaussNewton(AbstractOptimizer):
         trial = unknowns + fraction[:, None] * torch.nan_to_num(step)
         following = objective.linearize(trial)
         before = current.cost + weight * current.infeasibility
-        after = following.cost + weight * following.infeasibility
+        after = following.cost_seen_from(current) + weight * following.infeasibility
         finite = torch.isfinite(after) & torch.isfinite(step).all(1)
         accept = finite & (after <= before + 1e-4 * fraction * promised.clamp_max(0.0))
         ratio = torch.where(accept, (after - before) / (fraction * promised).clamp_max(-1e-300), 0.0)
