@@ -25,7 +25,6 @@ ROOT = Path(__file__).resolve().parents[1]
 
 KILLED = """
 import json, os, signal, sys
-from dataclasses import replace
 from pathlib import Path
 
 from sciml_discover import payload
@@ -34,8 +33,7 @@ from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.training import NetworkOptions, TrainOptions, TrainStage, train
 from tests.problems import LOGISTIC
 
-problem = replace(LOGISTIC, times=(LOGISTIC.times[0][::2],))
-shooting = MultipleShooting(segment_length=4, rounds=2)
+shooting = MultipleShooting(segment_length=3, rounds=2)
 optimizers = Adam(iterations=24, learning_rate=0.03), Lbfgs(iterations=8), GaussNewton(iterations=4)
 options = TrainOptions(
     starts=3,
@@ -43,12 +41,12 @@ options = TrainOptions(
     network=NetworkOptions(hidden=(3,)),
     stages=tuple(TrainStage(objective=shooting, optimizer=one) for one in optimizers),
 )
-folder, data = Path(sys.argv[1]) / "work", problem.data(0.02)
+folder, data = Path(sys.argv[1]) / "work", LOGISTIC.data(0.02)
 
 
 def run(watch, folder):
     return train(
-        problem.system, data, options, seed=0, watch=watch, checkpoint=folder, checkpoint_seconds=0.0
+        LOGISTIC.system, data, options, seed=0, watch=watch, checkpoint=folder, checkpoint_seconds=0.0
     )
 
 
