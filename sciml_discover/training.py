@@ -15,7 +15,12 @@ from sciml_discover.base import Options, Progress, Watch, lazy_import, nobody_wa
 from sciml_discover.checkpoint import Checkpoints, Saved, fingerprint, software, tensors_of, with_tensors
 from sciml_discover.errors import SolveError
 from sciml_discover.holes import NetworkShape, ResidualNetworks
-from sciml_discover.objectives import DerivativeMatching, DirectCollocation, MultipleShooting, ObjectiveOptions
+from sciml_discover.objectives import (
+    DerivativeMatching,
+    DirectCollocation,
+    MultipleShooting,
+    ObjectiveOptions,
+)
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
@@ -81,9 +86,7 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     )
     if system.unseen_states(data.train.observables):
         return (collocation,)
-    matching = TrainStage(
-        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
-    )
+    matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5))
     return (matching, collocation)
 
 
