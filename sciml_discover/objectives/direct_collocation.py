@@ -199,6 +199,11 @@ class CollocationObjective(AbstractObjective):
         """Return the most rounds."""
         return self.options.rounds + self.options.multiplier_rounds
 
+    @property
+    def provisional(self) -> bool:
+        """Whether the weight of the defects still grows."""
+        return self.closing.number + 1 < self.options.rounds
+
     def first_round(self, order: Order) -> CollocationObjective:  # noqa: ARG002 - the same for all
         """Return the objective with the smallest weight of the defects."""
         return self._in(Closing(self.options.continuity))
