@@ -13,6 +13,7 @@ from flows.benchmarks.problems import TrainingProblem
 from sciml_discover.errors import SolveError
 from sciml_discover.noise import Noise
 from sciml_discover.readers import PreparedData
+from sciml_discover.residual_samples import sample_residual
 from sciml_discover.training import TrainingResult, TrainOptions, train
 from sciml_discover.trajectories import Dataset
 
@@ -150,6 +151,26 @@ def cart_parameter(seed: int, preset: str, _: Mapping[str, str]) -> Measurement:
         return {
             "parameter_error": abs(found / problem.parameters["k"] - 1.0),
             "k": found,
+            "learnt_error": measures.learnt_error_where_it_was(problem, data, trained),
+        }
+
+    options = TrainOptions.model_validate({"preset": preset})
+    return _fit(problem, dataset, problems.estimated_noise, options, seed, judge)
+
+
+def driven_oscillator(seed: int, preset: str, _: Mapping[str, str]) -> Measurement:
+    """Fit the driven mass and compare the cubic coefficient of what was learnt, over the visited range."""
+    problem = problems.driven_oscillator()
+    clean = problem.states(problem.times)[:, :1]
+    dataset = problems.one_trajectory(problem, problems.noisy(clean, 0.01 * clean.std(axis=0), seed))
+
+    def judge(data: PreparedData, trained: TrainingResult) -> Mapping[str, Figure]:
+        (samples,) = sample_residual(problem.system, data, trained).holes
+        cube = samples.points[:, 0] ** 3
+        found = float(cube @ samples.values / (cube @ cube))
+        return {
+            "cubic_error": abs(found / 0.5 - 1.0),
+            "cubic": found,
             "learnt_error": measures.learnt_error_where_it_was(problem, data, trained),
         }
 

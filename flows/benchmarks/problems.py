@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -142,7 +143,7 @@ def scenario_2() -> TrainingProblem:
     )
 
 
-def _lotka_volterra(delta: object) -> System:
+def _lotka_volterra(delta: float | Mapping[str, Any]) -> System:
     return System.from_text(
         states={"x": {"positive": True}, "y": {"positive": True}},
         parameters={"alpha": {"value": 1.3, "fixed": True}, "delta": delta},
@@ -241,4 +242,29 @@ def cart() -> TrainingProblem:
         times=np.linspace(0.0, 10.0, 101),
         start=0.0,
         parameters={"k": 2.0},
+    )
+
+
+def driven_oscillator() -> TrainingProblem:
+    """Return a damped mass on a spring over 20 periods of the force on it, the cubic part of the spring missing.
+
+    Only the position is seen. The force stands in the equation.
+    """
+    force = "0.5*cos(1.2*t) + 0.3*sin(0.7*t + 0.5) + 0.2*cos(2.1*t)"
+    return TrainingProblem(
+        system=System.from_text(
+            states=["x", "v"],
+            parameters={
+                "damping": {"value": 0.1, "fixed": True},
+                "stiffness": {"value": 1.0, "fixed": True},
+            },
+            missing={"hardening": ["x"]},
+            equations={"x": "v", "v": f"{force} - damping*v - stiffness*x - hardening"},
+            observables=["x"],
+        ),
+        laws={"hardening": "0.5*x**3"},
+        initial=np.array([1.0, 0.0]),
+        times=np.linspace(0.0, 20 * 2 * np.pi / 1.2, 400),
+        start=0.0,
+        parameters={},
     )

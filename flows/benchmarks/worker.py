@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 import traceback
 from collections.abc import Sequence
 from typing import Any
+
+from flows.benchmarks.processes import PARENT
+from flows.server_process import watch_parent
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -54,4 +58,6 @@ def plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
+    if os.environ.get(PARENT):
+        watch_parent(int(os.environ[PARENT]))
     main(sys.argv[1:])
