@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import statistics
 import sys
@@ -127,10 +128,8 @@ def timed_iterations(
 ) -> list[float]:
     """Return the seconds of some iterations of a training; it is stopped after them."""
     stopwatch = Stopwatch(iterations)
-    try:
+    with contextlib.suppress(_Enough):
         train(problem.system, data, options, seed=seed, watch=stopwatch)
-    except _Enough:
-        pass
     if not stopwatch.seconds:
         raise RuntimeError("training ended before its second iteration")
     return stopwatch.seconds

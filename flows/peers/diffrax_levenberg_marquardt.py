@@ -1,9 +1,11 @@
-"""What a skilled user gets from diffrax and optimistix: ``python -m flows.peers.diffrax_levenberg_marquardt SEED NOISE``.
+"""What a skilled user gets from diffrax: ``python -m flows.peers.diffrax_levenberg_marquardt SEED NOISE``.
 
-Levenberg-Marquardt on the residuals of single intervals that start at the data, then on the whole series with
-its initial state. The second call in the same process finds everything compiled.
+optimistix's Levenberg-Marquardt on the residuals of single intervals that start at the data, then on the whole
+series with its initial state. The second call in the same process finds everything compiled.
 """
 
+# pyright: reportMissingImports=false
+# The packages come with the extra "peers", which nothing else needs.
 from __future__ import annotations
 
 import json

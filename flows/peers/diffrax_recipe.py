@@ -4,6 +4,8 @@ Single shooting from the first row, 5000 steps of Adam, 1000 of L-BFGS, then spa
 network says (Rackauckas et al. 2020, arXiv:2001.04385).
 """
 
+# pyright: reportMissingImports=false
+# The packages come with the extra "peers", which nothing else needs.
 from __future__ import annotations
 
 import json
