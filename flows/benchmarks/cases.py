@@ -16,6 +16,9 @@ from flows.benchmarks.targets import (
     median_at_most,
 )
 
+LARGEST = 100_000
+"""Points of the largest problem whose cost is measured."""
+
 Measure = Callable[[int, str, Mapping[str, str]], Measurement]
 """``(seed, preset, settings) -> Measurement``."""
 
@@ -26,17 +29,19 @@ class Variant:
 
     Attributes:
         preset: of the training; None is the one that the user asks for.
+        name: of the row, where the preset does not say it.
         settings: whatever else the case wants to know, as text.
         targets: what this row has to reach.
     """
 
     preset: str | None = None
+    name: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     targets: tuple[Target, ...] = ()
 
     def label(self, preset: str) -> str:
         """Return the name of the row if the user asks for a preset."""
-        return ", ".join(f"{value} {key}" for key, value in self.settings.items()) or self.preset or preset
+        return self.name or self.preset or preset
 
 
 @dataclass(frozen=True)
@@ -65,22 +70,28 @@ class Case:
 
 
 def _cost_rows() -> tuple[Variant, ...]:
-    """Return every size, width and method; the largest size has something to reach."""
-    sizes, rows = ("100", "1000", "10000", "100000"), []
-    for method in costs.METHODS:
-        for width in ("16", "64"):
-            for points, fewer in zip(sizes, ("", *sizes), strict=False):
-                targets = [at_most("iteration", 20.0), at_most("peak_gigabytes", 4.0)]
-                if fewer and points == sizes[-1]:
-                    smaller = Variant(settings={"method": method, "wide": width, "points": fewer})
-                    targets.append(grows_linearly("iteration", smaller.label(""), 10.0))
-                rows.append(
-                    Variant(
-                        settings={"method": method, "wide": width, "points": points},
-                        targets=tuple(targets) if points == sizes[-1] else (),
-                    )
-                )
-    return tuple(rows)
+    """Return every method, width and size; the largest size has something to reach."""
+
+    def name(method: str, width: int, points: int) -> str:
+        return f"{method}, {width} wide, {points} points"
+
+    def targets(method: str, width: int, points: int) -> tuple[Target, ...]:
+        if points < LARGEST:
+            return ()
+        smaller = name(method, width, points // 10)
+        growth = grows_linearly("iteration", smaller, 10.0)
+        return (at_most("iteration", 20.0), at_most("peak_gigabytes", 4.0), growth)
+
+    return tuple(
+        Variant(
+            name=name(method, width, points),
+            settings={"method": method, "wide": str(width), "points": str(points)},
+            targets=targets(method, width, points),
+        )
+        for method in costs.METHODS
+        for width in (16, 64)
+        for points in (100, 1_000, 10_000, LARGEST)
+    )
 
 
 _ALL = (
@@ -203,6 +214,7 @@ _ALL = (
         seconds=300.0,
         variants=(
             Variant(
+                name=costs.METHODS[0],
                 settings={"method": costs.METHODS[0]},
                 targets=(at_most("ratio_64_to_1", 16.0), at_most("milliseconds_per_start", 0.5)),
             ),
@@ -216,6 +228,7 @@ _ALL = (
         seconds=600.0,
         variants=(
             Variant(
+                name="cuda",
                 settings={"device": "cuda"},
                 targets=(at_most("worst_difference", 1e-8), at_least("speedup", 5.0)),
             ),

@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import sys
+import textwrap
 import time
 import traceback
 from collections.abc import Sequence
@@ -17,6 +19,12 @@ from typing import Any
 
 from flows.benchmarks.processes import PARENT
 from flows.server_process import watch_parent
+
+LONGEST_REASON = 200
+"""Characters of the reason of a failure; stderr has all of it."""
+
+LARGEST_SHARE = 0.7
+"""Share of the machine's memory that a run may take: beyond it the run fails, not the machine."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -41,7 +49,7 @@ def measure(name: str, seed: int, preset: str, settings: dict[str, str]) -> dict
     except Exception as error:
         sys.stderr.write(traceback.format_exc())
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return {**record, "status": "failed", "reason": reason}
+        return {**record, "status": "failed", "reason": textwrap.shorten(reason, LONGEST_REASON)}
     seconds = {"imports": imported - begun, **measured.seconds}
     return {
         "status": "failed" if measured.failure else "ok",
@@ -52,6 +60,14 @@ def measure(name: str, seed: int, preset: str, settings: dict[str, str]) -> dict
     }
 
 
+def limit_memory() -> None:
+    """Make this process fail where it would take nearly all memory of the machine."""
+    if sys.platform == "linux":
+        most = int(LARGEST_SHARE * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+        resource.setrlimit(resource.RLIMIT_DATA, (most if hard < 0 else min(most, hard), hard))
+
+
 def plain(value: Any) -> Any:
     """Return a value that JSON can hold: None for a number that is not finite."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -60,4 +76,5 @@ def plain(value: Any) -> Any:
 if __name__ == "__main__":
     if os.environ.get(PARENT):
         watch_parent(int(os.environ[PARENT]))
+    limit_memory()
     main(sys.argv[1:])
