@@ -57,29 +57,31 @@ def known_only(system: System, data: PreparedData, trained: TrainingResult) -> A
 def sindy_on_data(system: System, data: PreparedData) -> AbstractModel | str:
     """Return plain SINDy on the data, without known physics or smoothing; or why there is none.
 
-    Finite differences of the rows, polynomials of degree two of all states, pysindy's STLSQ.
+    Finite differences of the rows, polynomials of degree two of all states and controls, pysindy's STLSQ.
     """
     from pysindy import STLSQ
 
-    hidden = sorted(set(system.state_names) - set(data.train.observables))
+    hidden = sorted(system.unseen_states(data.train.observables))
     if hidden:
         return f"not possible: {', '.join(hidden)} not measured"
     names = system.state_names
-    order = [data.train.observables.index(name) for name in names]
+    columns = system.observation(data.train.observables).columns
+    order = [columns.index(position) for position in range(system.dimension)]
     points, slopes, initial = [], [], []
     for trajectory in data.train.trajectories:
         whole = np.isfinite(trajectory.values).all(axis=1)
         if whole.sum() < 3:
             continue
         values = trajectory.values[whole][:, order]
-        points.append(values)
+        points.append(np.concatenate([values, trajectory.controls[whole]], axis=1))
         slopes.append(np.gradient(values, trajectory.times[whole], axis=0))
     if not points:
         return "not possible: no trajectory has three complete rows"
     for trajectory in data.train.trajectories:
         whole = np.flatnonzero(np.isfinite(trajectory.values).all(axis=1))
         initial.append(trajectory.values[whole[0] if len(whole) else 0][order])
-    library = build_library(names, LibraryOptions(polynomial_degree=SINDY_DEGREE))
+    inputs = (*names, *system.control_names)
+    library = build_library(inputs, LibraryOptions(polynomial_degree=SINDY_DEGREE))
     matrix, target = library.matrix(np.concatenate(points)), np.concatenate(slopes)
     scale = np.linalg.norm(matrix, axis=0)
     size = np.linalg.norm(target, axis=0)
@@ -90,11 +92,20 @@ def sindy_on_data(system: System, data: PreparedData) -> AbstractModel | str:
         optimizer.fit(matrix / scale, target / size)
     coefficients = np.asarray(optimizer.coef_) * size[:, None] / scale
     equations = {
-        name: linear_combination(library.texts, coefficients[row].tolist(), names)
+        name: linear_combination(library.texts, coefficients[row].tolist(), inputs)
         for row, name in enumerate(names)
     }
-    found = System(tuple(Variable(name) for name in names), (), (), equations)
-    model = LawModel(found, np.zeros(0), np.array(initial))
+    fixed = tuple(item for item in system.parameters if item.fixed)
+    found = System(
+        tuple(Variable(name) for name in names),
+        fixed,
+        (),
+        equations,
+        observables=system.observables,
+        controls=system.controls,
+        observed=system.observed,
+    )
+    model = LawModel(found, np.array([item.value for item in fixed]), np.array(initial))
     model.starts = data.train.start_times
     model.note = "; ".join(
         f"{name}: {int(np.count_nonzero(coefficients[row]))} terms" for row, name in enumerate(names)

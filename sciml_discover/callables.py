@@ -38,6 +38,7 @@ class TorchSystem:
         states: names of the states.
         parameters: names of all parameters.
         holes: names of the holes.
+        controls: names of the controls.
     """
 
     def __init__(
@@ -46,12 +47,19 @@ class TorchSystem:
         states: Sequence[str],
         parameters: Sequence[str],
         holes: Sequence[str] = (),
+        controls: Sequence[str] = (),
     ) -> None:
         self._equations = tuple(equations)
         self._states, self._parameters, self._holes = tuple(states), tuple(parameters), tuple(holes)
+        self._controls = tuple(controls)
 
     def rhs(
-        self, t: torch.Tensor, x: torch.Tensor, p: torch.Tensor, u: torch.Tensor | None = None
+        self,
+        t: torch.Tensor,
+        x: torch.Tensor,
+        p: torch.Tensor,
+        u: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the time derivatives of the states.
 
@@ -60,14 +68,20 @@ class TorchSystem:
             x: states, shape ``(..., states)``.
             p: all parameters, the fixed ones included, shape ``(..., parameters)``.
             u: what stands in the holes, shape ``(..., holes)``; None without holes.
+            c: the controls, shape ``(..., controls)``; None without controls.
 
         Returns:
             Shape ``(..., states)``.
         """
-        return self._evaluate(self._rhs, t, x, p, u)[0]
+        return self._evaluate(self._rhs, t, x, p, u, c)[0]
 
     def linearize(
-        self, t: torch.Tensor, x: torch.Tensor, p: torch.Tensor, u: torch.Tensor | None = None
+        self,
+        t: torch.Tensor,
+        x: torch.Tensor,
+        p: torch.Tensor,
+        u: torch.Tensor | None = None,
+        c: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the time derivatives and their exact derivatives.
 
@@ -76,6 +90,7 @@ class TorchSystem:
             x: states, shape ``(..., states)``.
             p: all parameters, the fixed ones included, shape ``(..., parameters)``.
             u: what stands in the holes, shape ``(..., holes)``; None without holes.
+            c: the controls, shape ``(..., controls)``; None without controls.
 
         Returns:
             ``f`` of shape ``(..., states)``, and its derivatives ``f_x`` of shape
@@ -83,7 +98,7 @@ class TorchSystem:
             shape ``(..., states, holes)``. What does not depend on the arguments is shared between
             calls: read it, do not write into it.
         """
-        f, f_x, f_p, f_u = self._evaluate(self._linearize, t, x, p, u)
+        f, f_x, f_p, f_u = self._evaluate(self._linearize, t, x, p, u, c)
         return f, f_x, f_p, f_u
 
     @cached_property
@@ -100,7 +115,8 @@ class TorchSystem:
         return _TorchOutputs(self._compile(outputs), shapes)
 
     def _compile(self, outputs: Sequence[sympy.Expr]) -> _Compiled:
-        return _Compiled(outputs, [TIME, *self._states, *self._parameters, *self._holes], _torch_namespace())
+        names = [TIME, *self._states, *self._parameters, *self._holes, *self._controls]
+        return _Compiled(outputs, names, _torch_namespace())
 
     def _evaluate(
         self,
@@ -109,6 +125,7 @@ class TorchSystem:
         x: torch.Tensor,
         p: torch.Tensor,
         u: torch.Tensor | None,
+        c: torch.Tensor | None,
     ) -> list[torch.Tensor]:
         """Return the arrays of ``outputs`` after checking and broadcasting the arguments."""
         t = torch.as_tensor(t, dtype=x.dtype, device=x.device)
@@ -120,6 +137,11 @@ class TorchSystem:
                 f"got (states, parameters, holes) of sizes {given}, expected {sizes}: "
                 f"{self._states}, {self._parameters}, {self._holes}"
             )
+        if (0 if c is None else c.shape[-1]) != len(self._controls):
+            given = 0 if c is None else c.shape[-1]
+            raise ValueError(f"got {given} controls, expected {len(self._controls)}: {self._controls}")
+        if c is not None:
+            vectors.append(c)
         shapes = {t.shape, *(vector.shape[:-1] for vector in vectors)}
         shapes.discard(torch.Size())
         batch = shapes.pop() if len(shapes) == 1 else _broadcast(frozenset(shapes))
@@ -205,28 +227,35 @@ class NumpySystem:
         equations: the right-hand side of each state.
         states: names of the states.
         parameters: names of all parameters.
+        controls: names of the controls.
     """
 
     def __init__(
-        self, equations: Sequence[sympy.Expr], states: Sequence[str], parameters: Sequence[str]
+        self,
+        equations: Sequence[sympy.Expr],
+        states: Sequence[str],
+        parameters: Sequence[str],
+        controls: Sequence[str] = (),
     ) -> None:
         self._equations = tuple(equations)
         self._states, self._parameters = tuple(states), tuple(parameters)
+        self._controls = tuple(controls)
 
-    def rhs(self, t: float, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def rhs(self, t: float, x: np.ndarray, p: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
         """Return the time derivatives, shape ``(states,)``, at the time ``t``.
 
         Args:
             t: the time.
             x: states, shape ``(states,)``.
             p: all parameters, shape ``(parameters,)``.
+            c: the controls, shape ``(controls,)``; None without controls.
         """
-        return self._evaluate(self._rhs, t, x, p)
+        return self._evaluate(self._rhs, t, x, p, c)
 
-    def jacobian(self, t: float, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def jacobian(self, t: float, x: np.ndarray, p: np.ndarray, c: np.ndarray | None = None) -> np.ndarray:
         """Return the derivative of `rhs` with respect to the states, shape ``(states, states)``."""
         rows = len(self._states)
-        return self._evaluate(self._jacobian, t, x, p).reshape(rows, rows)
+        return self._evaluate(self._jacobian, t, x, p, c).reshape(rows, rows)
 
     @cached_property
     def _rhs(self) -> _Compiled:
@@ -237,14 +266,23 @@ class NumpySystem:
         return self._compile(_derivatives(self._equations, self._states))
 
     def _compile(self, outputs: Sequence[sympy.Expr]) -> _Compiled:
-        return _Compiled(outputs, [TIME, *self._states, *self._parameters], _float_namespace())
+        names = [TIME, *self._states, *self._parameters, *self._controls]
+        return _Compiled(outputs, names, _float_namespace())
 
-    @staticmethod
-    def _evaluate(compiled: _Compiled, t: float, x: np.ndarray, p: np.ndarray) -> np.ndarray:
+    def _evaluate(
+        self, compiled: _Compiled, t: float, x: np.ndarray, p: np.ndarray, c: np.ndarray | None
+    ) -> np.ndarray:
         arguments = [float(t), *np.asarray(x, dtype=float).tolist(), *np.asarray(p, dtype=float).tolist()]
-        if len(arguments) != compiled.n_arguments:
+        controls = [] if c is None else np.asarray(c, dtype=float).tolist()
+        if len(controls) != len(self._controls):
             raise ValueError(
-                f"got {len(arguments) - 1} states and parameters, expected {compiled.n_arguments - 1}"
+                f"got {len(controls)} controls, expected {len(self._controls)}: {self._controls}"
+            )
+        arguments += controls
+        if len(arguments) != compiled.n_arguments:
+            expected = compiled.n_arguments - 1 - len(controls)
+            raise ValueError(
+                f"got {len(arguments) - 1 - len(controls)} states and parameters, expected {expected}"
             )
         try:
             computed = compiled.function(*arguments)

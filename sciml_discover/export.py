@@ -24,16 +24,16 @@ else:
     sympy = lazy_import("sympy")
 
 RESERVED = {
-    "python": "abs math state",
-    "julia": """abs baremodule begin break catch const continue do du else elseif end export false finally for
+    "python": "abs control math state",
+    "julia": """abs baremodule begin break catch const continue control do du else elseif end export false finally for
         function global if import in isa let local macro module p quote return struct true try u using where
         while""",
-    "c": """auto bool break case char complex const continue default derivative do double else enum extern
+    "c": """auto bool break case char complex const continue control default derivative do double else enum extern
         fabs false float for goto if imaginary inline int long pow register restrict return short signed
         sizeof state static struct switch true typedef union unsigned void volatile while M_PI
-        N_STATES NULL""",
+        N_CONTROLS N_STATES NULL""",
 }
-"""Per language, names that a state may have in an experiment but not in code."""
+"""Per language, names that a state or a control may have in an experiment but not in code."""
 
 
 def export_law(result: DiscoveryResult, format: str) -> str:
@@ -68,12 +68,13 @@ def export_law(result: DiscoveryResult, format: str) -> str:
 class _Law:
     """A law ready for printing in one language.
 
-    ``states`` holds the names in the code beside the original ones, ``start`` and ``end`` the time
-    span of the data, ``initial`` the refitted initial state of the first trajectory.
+    ``states`` and ``controls`` hold the names in the code beside the original ones, ``start`` and ``end``
+    the time span of the data, ``initial`` the refitted initial state of the first trajectory.
     """
 
     header: tuple[str, ...]
     states: dict[str, str]
+    controls: dict[str, str]
     equations: tuple[sympy.Basic, ...]
     start: float
     end: float
@@ -82,13 +83,14 @@ class _Law:
 
 def _law(result: DiscoveryResult, language: str) -> _Law:
     """Return the law in full precision, its names made fit for ``language``."""
-    names = {name: _safe(name, result, language) for name in result.equations_full}
+    names = {name: _safe(name, result, language) for name in (*result.equations_full, *result.controls)}
     symbols = {symbol(name): symbol(safe) for name, safe in names.items()}
     equations = tuple(expression.xreplace(symbols) for expression in _with_numbers(result))
     (start, end), initial = _example(result)
     return _Law(
         header=_header(result),
-        states={safe: name for name, safe in names.items()},
+        states={names[name]: name for name in result.equations_full},
+        controls={names[name]: name for name in result.controls},
         equations=equations,
         start=start,
         end=end,
@@ -97,9 +99,9 @@ def _law(result: DiscoveryResult, language: str) -> _Law:
 
 
 def _safe(name: str, result: DiscoveryResult, language: str) -> str:
-    """Return a name that means nothing else in ``language`` and belongs to no other state."""
-    safe = name
-    while safe in RESERVED[language].split() or (safe != name and safe in result.equations_full):
+    """Return a name that means nothing else in ``language`` and belongs to no other state or control."""
+    safe, taken = name, (*result.equations_full, *result.controls)
+    while safe in RESERVED[language].split() or (safe != name and safe in taken):
         safe += "_"
     return safe
 
@@ -107,7 +109,15 @@ def _safe(name: str, result: DiscoveryResult, language: str) -> str:
 def _read(result: DiscoveryResult, field: str) -> dict[str, sympy.Expr]:
     """Return the right-hand sides in ``equations`` or ``equations_full``, every name and text checked."""
     texts: dict[str, str] = getattr(result, field)
-    names = [*texts, *result.parameters, TIME]
+    names = [*texts, *result.parameters, *result.controls, TIME]
+    for control in result.controls:
+        check_name(control, where=f"{result.id}: controls")
+        if control in texts or control in result.parameters or result.controls.count(control) > 1:
+            raise InputError(
+                f"the control {control!r}, which is something else too",
+                where=f"{result.id}: controls",
+                expected="a name of its own for each control",
+            )
     equations = {}
     for state, text in texts.items():
         check_name(state, where=f"{result.id}: {field}")
@@ -198,16 +208,40 @@ def _python(result: DiscoveryResult) -> str:
     from sciml_discover.printing import print_code
 
     law = _law(result, "python")
-    unpack = "\n".join(f"    {name} = state[{index}]" for index, name in enumerate(law.states))
+    unpack = "\n".join(
+        f"    {name} = {kind}[{index}]"
+        for kind, names in (("state", law.states), ("control", law.controls))
+        for index, name in enumerate(names)
+    )
     values = "\n".join(f"        {print_code(expression, 'python')}," for expression in law.equations)
-    return f'''{_comment(law.header, "#")}
+    start = f"""{_comment(law.header, "#")}
 
 import math  # noqa: F401
 
 STATES = {tuple(law.states.values())!r}
 START, END = {law.start!r}, {law.end!r}
 INITIAL = {list(law.initial)!r}
+"""
+    if law.controls:
+        return f'''{start}CONTROLS = {tuple(law.controls.values())!r}
 
+
+def rhs(t, state, control):
+    """Return the time derivative of each state at time t, for the values of CONTROLS at that time."""
+{unpack}
+    return [
+{values}
+    ]
+
+
+def solve(control, **options):
+    """Solve the law over the span of the data; control(t) returns the values of CONTROLS at time t."""
+    from scipy.integrate import solve_ivp
+
+    options = {{"method": "LSODA", "rtol": 1e-8, "atol": 1e-10, **options}}
+    return solve_ivp(lambda t, state: rhs(t, state, control(t)), (START, END), INITIAL, **options)
+'''
+    return f'''{start}
 
 def rhs(t, state):
     """Return the time derivative of each state at time t."""
@@ -231,23 +265,40 @@ def _julia(result: DiscoveryResult) -> str:
     from sciml_discover.printing import print_code
 
     law = _law(result, "julia")
-    unpack = "\n".join(f"    {name} = u[{index}]" for index, name in enumerate(law.states, 1))
+    unpack = "\n".join(
+        f"    {name} = {kind}[{index}]"
+        for kind, names in (("u", law.states), ("control", law.controls))
+        for index, name in enumerate(names, 1)
+    )
     values = "\n".join(
         f"    du[{index}] = {print_code(expression, 'julia')}"
         for index, expression in enumerate(law.equations, 1)
     )
+    reads, problem = "", f"problem = ODEProblem(rhs!, {list(law.initial)!r}, ({law.start!r}, {law.end!r}))"
+    solution = "solution = solve(problem, AutoTsit5(Rosenbrock23()); reltol = 1e-8, abstol = 1e-10)"
+    if law.controls:
+        # The parameter of the problem is the function that says the controls.
+        reads = "    control = p(t)\n"
+        listed = ", ".join(law.controls.values())
+        problem = (
+            f"# inputs(t) returns the values of the controls at time t: {listed}.\n"
+            f"problem(inputs) = ODEProblem(rhs!, {list(law.initial)!r}, ({law.start!r}, {law.end!r}), inputs)"
+        )
+        solution = solution.replace("solution =", "solution(inputs) =").replace(
+            "problem,", "problem(inputs),"
+        )
     return f"""{_comment(law.header, "#")}
 
 using OrdinaryDiffEq
 
 function rhs!(du, u, p, t)
-{unpack}
+{reads}{unpack}
 {values}
     return nothing
 end
 
-problem = ODEProblem(rhs!, {list(law.initial)!r}, ({law.start!r}, {law.end!r}))
-solution = solve(problem, AutoTsit5(Rosenbrock23()); reltol = 1e-8, abstol = 1e-10)
+{problem}
+{solution}
 """
 
 
@@ -255,12 +306,21 @@ def _c(result: DiscoveryResult) -> str:
     from sciml_discover.printing import print_code
 
     law = _law(result, "c")
-    unpack = "\n".join(f"    const double {name} = state[{index}];" for index, name in enumerate(law.states))
-    unused = "\n".join(f"    (void){name};" for name in (TIME, *law.states))
+    unpack = "\n".join(
+        f"    const double {name} = {kind}[{index}];"
+        for kind, names in (("state", law.states), ("control", law.controls))
+        for index, name in enumerate(names)
+    )
+    unused = "\n".join(f"    (void){name};" for name in (TIME, *law.states, *law.controls))
     values = "\n".join(
         f"    derivative[{index}] = {print_code(expression, 'c')};"
         for index, expression in enumerate(law.equations)
     )
+    sizes, argument, inputs = f"N_STATES = {len(law.states)}", "", ""
+    if law.controls:
+        sizes += f", N_CONTROLS = {len(law.controls)}"
+        argument = "const double control[N_CONTROLS], "
+        inputs = f"\n// control: the values at that time of {', '.join(law.controls.values())}."
     return f"""{_comment(law.header, "//")}
 
 #include <math.h>
@@ -269,11 +329,11 @@ def _c(result: DiscoveryResult) -> str:
 #define M_PI 3.14159265358979323846
 #endif
 
-enum {{ N_STATES = {len(law.states)} }};
+enum {{ {sizes} }};
 
-// Writes the time derivative of each state at time t.
+// Writes the time derivative of each state at time t.{inputs}
 // At t = {law.start!r}: state = {{ {", ".join(map(repr, law.initial))} }}.
-void rhs(double t, const double state[N_STATES], double derivative[N_STATES])
+void rhs(double t, const double state[N_STATES], {argument}double derivative[N_STATES])
 {{
 {unpack}
 {unused}
@@ -292,6 +352,7 @@ def _json(result: DiscoveryResult) -> str:
         "status",
         "equations",
         "equations_full",
+        "controls",
         "parameters",
         "missing",
         "initial_states",

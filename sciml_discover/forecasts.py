@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sciml_discover.controls import ControlSignal, control_signal
 from sciml_discover.errors import SolveError
 from sciml_discover.expressions import parse_expression
 from sciml_discover.integrate import solve_reference
@@ -18,11 +19,15 @@ from sciml_discover.system import Parameter
 from sciml_discover.training import TrainingResult, trained_ude
 
 if TYPE_CHECKING:
+    import sympy
+
     from sciml_discover.laws import Law
+    from sciml_discover.noise import Noise
+    from sciml_discover.observation import Observation
     from sciml_discover.readers import PreparedData
     from sciml_discover.system import System
     from sciml_discover.systems import KnownSystem
-    from sciml_discover.trajectories import Dataset
+    from sciml_discover.trajectories import Dataset, Trajectory
 
 DENSE_POINTS = 300
 """Points of a curve for plotting."""
@@ -32,26 +37,45 @@ class AbstractModel(ABC):
     """Something that can be solved over any times from any initial state.
 
     Attributes:
-        names: of the states.
+        system: its states, controls and observables.
         initial: fitted initial states of the training trajectories, shape ``(trajectories, states)``.
         starts: times of the initial states.
         note: how the model was made.
     """
 
-    names: tuple[str, ...]
+    system: System
     initial: np.ndarray
     starts: tuple[float, ...]
     note: str
 
     @abstractmethod
-    def solve(self, initial: np.ndarray, start: float, times: np.ndarray) -> np.ndarray | None:
+    def solve(
+        self,
+        initial: np.ndarray,
+        start: float,
+        times: np.ndarray,
+        controls: ControlSignal | None = None,
+    ) -> np.ndarray | None:
         """Return states ``(times, states)`` from a state at ``start``; None if the solver failed."""
 
-    def path(self, trajectory: int, times: np.ndarray) -> np.ndarray | None:
-        """Return the fitted trajectory at times not before its start."""
-        return self.solve(self.initial[trajectory], self.starts[trajectory], times)
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the states."""
+        return self.system.state_names
 
-    def spread(self, trajectory: int, times: np.ndarray, transform: Transform) -> np.ndarray | None:  # noqa: ARG002
+    def path(
+        self, trajectory: int, times: np.ndarray, controls: ControlSignal | None = None
+    ) -> np.ndarray | None:
+        """Return the fitted trajectory at times not before its start."""
+        return self.solve(self.initial[trajectory], self.starts[trajectory], times, controls)
+
+    def spread(
+        self,
+        trajectory: int,  # noqa: ARG002 - for those who know
+        times: np.ndarray,  # noqa: ARG002
+        transform: Transform,  # noqa: ARG002
+        controls: ControlSignal | None = None,  # noqa: ARG002
+    ) -> np.ndarray | None:
         """Return the standard deviation of the transformed fitted trajectory, where the model knows it."""
         return None
 
@@ -74,8 +98,8 @@ class LawModel(AbstractModel):
         free: list[int] | None = None,
         covariance: np.ndarray | None = None,
     ) -> None:
-        self._system, self._values, self._free, self._covariance = system, values, free or [], covariance
-        self.names = system.state_names
+        self._values, self._free, self._covariance = values, free or [], covariance
+        self.system = system
         self.initial = initial
         self.note = ""
 
@@ -84,7 +108,8 @@ class LawModel(AbstractModel):
         """Return the model of a law that was fitted to the training rows."""
         laws, coefficients = {}, []
         prefix = "coefficient"
-        while any(name.startswith(prefix) for name in (*system.state_names, *system.parameter_names)):
+        taken = (*system.state_names, *system.parameter_names, *system.control_names)
+        while any(name.startswith(prefix) for name in taken):
             prefix += "_"
         for hole in system.missing:
             parts = []
@@ -103,19 +128,42 @@ class LawModel(AbstractModel):
         model.starts = data.train.start_times
         return model
 
-    def solve(self, initial: np.ndarray, start: float, times: np.ndarray) -> np.ndarray | None:
+    def driven(self, inputs: Mapping[str, sympy.Expr]) -> LawModel:
+        """Return this model with expressions in the time in place of the controls."""
+        other = LawModel(self.system.drive(inputs), self._values, self.initial, self._free, self._covariance)
+        other.starts, other.note = self.starts, self.note
+        return other
+
+    def solve(
+        self,
+        initial: np.ndarray,
+        start: float,
+        times: np.ndarray,
+        controls: ControlSignal | None = None,
+    ) -> np.ndarray | None:
         """Return states by scipy's LSODA with the analytic Jacobian; None if it failed."""
-        return self._solve(self._values, initial, start, times)
+        return self._solve(self._values, initial, start, times, controls)
 
     def _solve(
-        self, values: np.ndarray, initial: np.ndarray, start: float, times: np.ndarray
+        self,
+        values: np.ndarray,
+        initial: np.ndarray,
+        start: float,
+        times: np.ndarray,
+        controls: ControlSignal | None,
     ) -> np.ndarray | None:
         try:
-            return solve_reference(self._system, values, initial, times, start=start)
+            return solve_reference(self.system, values, initial, times, start=start, controls=controls)
         except SolveError:
             return None
 
-    def spread(self, trajectory: int, times: np.ndarray, transform: Transform) -> np.ndarray | None:
+    def spread(
+        self,
+        trajectory: int,
+        times: np.ndarray,
+        transform: Transform,
+        controls: ControlSignal | None = None,
+    ) -> np.ndarray | None:
         """Return the standard deviation of the transformed trajectory, from the law's joint covariance.
 
         None where there is no covariance, where the data leave a number undetermined, or where a neighbouring
@@ -140,7 +188,7 @@ class LawModel(AbstractModel):
                 )
                 step = 1e-2 * deviation or 1e-8
                 target[place] += sign * step
-                ends.append(self._solve(values, initial, self.starts[trajectory], times))
+                ends.append(self._solve(values, initial, self.starts[trajectory], times, controls))
             if ends[0] is None or ends[1] is None:
                 return None
             columns.append((transform(ends[0]) - transform(ends[1])) / (2.0 * step))
@@ -154,7 +202,7 @@ class UdeModel(AbstractModel):
 
     def __init__(self, system: System, trained: TrainingResult, data: PreparedData) -> None:
         self._ude, self._theta = trained_ude(system, trained)
-        self.names = system.state_names
+        self.system = system
         self.initial = trained.initial_states
         self.starts = data.train.start_times
         self.note = "the trained networks in the holes"
@@ -162,9 +210,19 @@ class UdeModel(AbstractModel):
         # Irregular rows have tiny gaps that say nothing about how fast the system moves: the median does.
         self._longest = float(np.median(gaps)) / 8.0
 
-    def solve(self, initial: np.ndarray, start: float, times: np.ndarray) -> np.ndarray | None:
+    def solve(
+        self,
+        initial: np.ndarray,
+        start: float,
+        times: np.ndarray,
+        controls: ControlSignal | None = None,
+    ) -> np.ndarray | None:
         """Return states by Runge-Kutta steps no longer than an eighth of the median training interval."""
         grid = np.unique(np.append(times, start))
+        if controls is not None:
+            # No step over a row, where a control may jump.
+            rows = controls.times[(controls.times > grid[0]) & (controls.times < grid[-1])]
+            grid = np.unique(np.concatenate([grid, rows]))
         parts = np.maximum(np.ceil(np.diff(grid) / self._longest).astype(int), 1)
         if parts.sum() > 20_000:
             return None
@@ -175,7 +233,10 @@ class UdeModel(AbstractModel):
             ]
             + [grid[-1:]]
         )
-        solved = solve_times(self._ude, self._theta, initial, fine, steps=1)
+        try:
+            solved = solve_times(self._ude, self._theta, initial, fine, steps=1, controls=controls)
+        except SolveError:
+            return None
         found = solved[np.searchsorted(fine, times)]
         return found if np.isfinite(found).all() else None
 
@@ -192,13 +253,12 @@ class Forecast:
 
 def forecast(model: AbstractModel, data: PreparedData) -> Forecast:
     """Return a model's observables at training and hold-out rows."""
-    columns = [model.names.index(name) for name in data.train.observables]
-
-    def transform(states: np.ndarray) -> np.ndarray:
-        return data.noise.transform(states[:, columns])
-
-    train = [model.path(j, item.times) for j, item in enumerate(data.train.trajectories)]
-    train_found = [states[:, columns] for states in train if states is not None]
+    observation = model.system.observation(data.train.observables)
+    train = []
+    for j, item in enumerate(data.train.trajectories):
+        states = model.path(j, item.times, control_signal(model.system.controls, item))
+        train.append(None if states is None else observation.values(item.times, states, item.controls))
+    train_found = [values for values in train if values is not None]
     note = model.note
     if len(train_found) < len(train):
         note = f"{note}; could not be solved over all training rows".lstrip("; ")
@@ -210,18 +270,26 @@ def forecast(model: AbstractModel, data: PreparedData) -> Forecast:
         for item in data.holdout.trajectories:
             if data.kind_of_holdout == "time":
                 j = names.index(item.name)
-                states, spread = model.path(j, item.times), model.spread(j, item.times, transform)
+                signal = control_signal(model.system.controls, data.train.trajectories[j], item)
+                states = model.path(j, item.times, signal)
+                spread = model.spread(j, item.times, _transform(observation, item, data.noise), signal)
             else:
-                states, spread = _continue_from_first_quarter(model, item.times, item.values, data), None
+                states, spread = _continue_from_first_quarter(model, item, data), None
             if states is None:
                 note = f"{note}; could not be solved over all hold-out rows".lstrip("; ")
                 holdout = None
                 break
-            holdout.append(states[:, columns])
-            spreads.append(spread if spread is not None else np.zeros((len(item.times), len(columns))))
+            values = observation.values(item.times, states, item.controls)
+            holdout.append(values)
+            spreads.append(spread if spread is not None else np.zeros_like(values))
         holdout_sd = spreads if holdout is not None else None
     solved = len(train_found) == len(train)
     return Forecast(train_found if solved else None, holdout, holdout_sd, note)
+
+
+def _transform(observation: Observation, rows: Trajectory, noise: Noise) -> Transform:
+    """Return what turns states at rows into observables on the scale on which the noise is additive."""
+    return lambda states: noise.transform(observation.values(rows.times, states, rows.controls))
 
 
 def fitted_rows(times: np.ndarray) -> int:
@@ -242,54 +310,61 @@ def scored_holdout(data: PreparedData) -> Dataset | None:
 
 
 def _continue_from_first_quarter(
-    model: AbstractModel, times: np.ndarray, values: np.ndarray, data: PreparedData
+    model: AbstractModel, rows: Trajectory, data: PreparedData
 ) -> np.ndarray | None:
     """Fit the initial state of a new trajectory to its first quarter and return states at all of its rows."""
     from scipy.optimize import least_squares
 
-    columns = [model.names.index(name) for name in data.train.observables]
+    times, values = rows.times, rows.values
+    observation = model.system.observation(data.train.observables)
+    signal = control_signal(model.system.controls, rows)
     first = fitted_rows(times)
+    transform = _transform(observation, rows.rows(slice(first)), data.noise)
     guess = model.initial.mean(axis=0).copy()
-    for column, position in enumerate(columns):
+    for column, position in enumerate(observation.columns):
+        if position is None:
+            continue
         seen = np.flatnonzero(np.isfinite(values[:first, column]))
         if len(seen):
             guess[position] = values[seen[0], column]
     scale = np.maximum(np.abs(guess), 1e-6)
-    target = data.noise.transform(values[:first])
+    target, sd = data.noise.transform(values[:first]), data.noise.sd_of(values[:first])
 
     def residual(scaled: np.ndarray) -> np.ndarray:
-        states = model.solve(scaled * scale, float(times[0]), times[:first])
+        states = model.solve(scaled * scale, float(times[0]), times[:first], signal)
         if states is None:
             return np.full(target.size, 1e6)
-        error = (data.noise.transform(states[:, columns]) - target) / data.noise.sd
+        error = (transform(states) - target) / sd
         # Nothing was seen: no error. No prediction, such as the logarithm of a negative value: a large one.
         return np.where(np.isfinite(target), np.nan_to_num(error, nan=1e6), 0.0).ravel()
 
     found = least_squares(residual, guess / scale, x_scale=1.0)
-    return model.solve(found.x * scale, float(times[0]), times)
+    return model.solve(found.x * scale, float(times[0]), times, signal)
 
 
 def dense_grid(model: AbstractModel, data: PreparedData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     """Yield name, times and observables of every training trajectory, hold-out times included, for plotting."""
-    columns = [model.names.index(name) for name in data.train.observables]
-    ends = {}
+    observation = model.system.observation(data.train.observables)
+    later = {}
     if data.holdout is not None and data.kind_of_holdout == "time":
-        ends = {item.name: float(item.times[-1]) for item in data.holdout.trajectories}
+        later = {item.name: (item,) for item in data.holdout.trajectories}
     for j, item in enumerate(data.train.trajectories):
-        end = ends.get(item.name, float(item.times[-1]))
-        times = np.linspace(float(item.times[0]), end, DENSE_POINTS)
-        states = model.path(j, times)
+        parts = (item, *later.get(item.name, ()))
+        signal = control_signal(model.system.controls, *parts)
+        times = np.linspace(float(item.times[0]), float(parts[-1].times[-1]), DENSE_POINTS)
+        states = model.path(j, times, signal)
         if states is None:
             # Show as much as there is: up to the end of the training rows.
             times = dense_times(item.times)
-            states = model.path(j, times)
+            states = model.path(j, times, signal)
         if states is not None:
-            yield item.name, times, states[:, columns]
+            controls = None if signal is None else signal.at(times)
+            yield item.name, times, observation.values(times, states, controls)
 
 
 def truth_path(truth: KnownSystem, times: np.ndarray) -> np.ndarray | None:
     """Return the exact states of a known system at times, from its start at the first of them."""
     try:
-        return solve_reference(truth.system, truth.parameter_values, truth.initial_values, times)
+        return solve_reference(truth.driven, truth.parameter_values, truth.initial_values, times)
     except SolveError:
         return None

@@ -23,25 +23,43 @@ else:
 
 
 class AbstractFilling(ABC):
-    """What stands in the holes, as a differentiable function of the states, the time and flat weights."""
+    """What stands in the holes: a differentiable function of states, time, controls and flat weights."""
 
     n_weights: int
 
     @abstractmethod
-    def value(self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    def value(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the holes' values, shape ``(B, P, holes)``, at ``P`` points for each member of the batch.
 
         Args:
             weights: shape ``(B, n_weights)``.
             time: shape broadcastable to ``(B, P)``.
             state: shape ``(B, P, states)``.
+            controls: shape broadcastable to ``(B, P, controls)``; None for a system without controls.
         """
 
     @abstractmethod
     def linearize(
-        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return values ``(B, P, holes)`` and their derivatives by state and by weights."""
+
+    def linearize_states(
+        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return values and their derivatives by state only."""
+        value, by_state, _ = self.linearize(weights, time, state)
+        return value, by_state
 
     @abstractmethod
     def prior_precision(self, batch: int) -> torch.Tensor:
@@ -57,7 +75,7 @@ class NetworkShape:
     """One hole's network: inputs scaled to unit size, tanh layers, one scaled output.
 
     Attributes:
-        inputs: positions of the inputs among the states; the number of states stands for time.
+        inputs: positions of the inputs among the states, then the time, then the controls.
         hidden: widths of the hidden layers.
         center: subtracted from each input.
         scale: then divides it.
@@ -116,21 +134,56 @@ class ResidualNetworks(AbstractFilling):
                 blocks += [matrix, bias]
         return torch.as_tensor(np.concatenate(blocks, axis=1), dtype=torch.float64, device=self._device)
 
-    def value(self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    def value(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the networks' outputs, shape ``(B, P, holes)``."""
         outputs, begin = [], 0
         for number, shape in enumerate(self.shapes):
             layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
             begin += shape.n_weights
-            signal = self._inputs(number, time, state)
+            signal = self._inputs(number, time, state, controls)
             for matrix, bias in layers[:-1]:
                 signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
             matrix, bias = layers[-1]
             outputs.append(shape.output_scale * torch.baddbmm(bias, signal, matrix))
         return torch.cat(outputs, dim=-1)
 
-    def linearize(
+    def linearize_states(
         self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return outputs and their derivatives by state, without the much larger ones by weights."""
+        dimension = state.shape[-1]
+        by_state = state.new_zeros(*state.shape[:2], len(self.shapes), dimension)
+        outputs, begin = [], 0
+        for number, shape in enumerate(self.shapes):
+            layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
+            begin += shape.n_weights
+            signal, signals = self._inputs(number, time, state), []
+            for matrix, bias in layers[:-1]:
+                signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
+                signals.append(signal)
+            matrix, bias = layers[-1]
+            outputs.append(shape.output_scale * torch.baddbmm(bias, signal, matrix))
+            delta = (shape.output_scale * matrix).transpose(1, 2)
+            for (matrix, _), signal in zip(reversed(layers[:-1]), reversed(signals), strict=True):
+                delta = torch.bmm(delta * (1.0 - signal * signal), matrix.transpose(1, 2))
+            delta = delta / self._scales[number]
+            for position, source in enumerate(shape.inputs):
+                if source < dimension:
+                    by_state[:, :, number, source] = delta[..., position]
+        return torch.cat(outputs, dim=-1), by_state
+
+    def linearize(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return outputs and their derivatives by state ``(B, P, holes, d)`` and weights ``(..., n_weights)``."""
         batch, points, dimension = state.shape
@@ -141,7 +194,7 @@ class ResidualNetworks(AbstractFilling):
         begin = 0
         for number, shape in enumerate(self.shapes):
             layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
-            signals = [self._inputs(number, time, state)]
+            signals = [self._inputs(number, time, state, controls)]
             for matrix, bias in layers[:-1]:
                 signals.append(torch.tanh(torch.baddbmm(bias, signals[-1], matrix)))
             matrix, bias = layers[-1]
@@ -179,8 +232,10 @@ class ResidualNetworks(AbstractFilling):
         """Return itself: the weights carry all that differs between starts."""
         return self
 
-    def _inputs(self, number: int, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        columns = gather_inputs(self.shapes[number].inputs, time, state)
+    def _inputs(
+        self, number: int, time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None
+    ) -> torch.Tensor:
+        columns = gather_inputs(self.shapes[number].inputs, time, state, controls)
         return (columns - self._centers[number]) / self._scales[number]
 
     @staticmethod
@@ -194,13 +249,23 @@ class ResidualNetworks(AbstractFilling):
         return layers
 
 
-def gather_inputs(inputs: tuple[int, ...], time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-    """Return the inputs of a hole, shape ``(B, P, inputs)``; the number of states stands for time."""
+def gather_inputs(
+    inputs: tuple[int, ...],
+    time: torch.Tensor,
+    state: torch.Tensor,
+    controls: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the inputs of a hole, shape ``(B, P, inputs)``: positions are those of states, time, controls."""
     dimension = state.shape[-1]
     if inputs == tuple(range(dimension)):
         return state
-    if dimension in inputs:
-        state = torch.cat([state, time.expand(state.shape[:-1])[..., None]], dim=-1)
+    if max(inputs) >= dimension:
+        clock = time.expand(state.shape[:-1])[..., None]
+        if controls is None:
+            state = torch.cat([state, clock], dim=-1)
+        else:
+            given = controls.expand(*state.shape[:-1], controls.shape[-1])
+            state = torch.cat([state, clock, given], dim=-1)
     return state[..., list(inputs)]
 
 
@@ -212,7 +277,7 @@ class MaskedLibraries(AbstractFilling):
 
     Args:
         libraries: one per hole.
-        inputs: positions of each hole's inputs among the states; the number of states stands for time.
+        inputs: positions of each hole's inputs among the states, then the time, then the controls.
         supports: per hole, whether each term is in, shape ``(B, terms)``.
         device: where the tensors live.
         widths: terms that each hole has room for; those of its widest support unless given.
@@ -264,11 +329,17 @@ class MaskedLibraries(AbstractFilling):
             full.append(dense.scatter_add(1, active, block).cpu().numpy())
         return full
 
-    def value(self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+    def value(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Return the sums of the active terms, shape ``(B, P, holes)``."""
         outputs, begin = [], 0
         for number, library in enumerate(self.libraries):
-            terms = library.evaluate(gather_inputs(self.inputs[number], time, state))
+            terms = library.evaluate(gather_inputs(self.inputs[number], time, state, controls))
             chosen = self._choose(terms, number)
             width = chosen.shape[-1]
             outputs.append(torch.bmm(chosen, weights[:, begin : begin + width, None]))
@@ -276,7 +347,11 @@ class MaskedLibraries(AbstractFilling):
         return torch.cat(outputs, dim=-1)
 
     def linearize(
-        self, weights: torch.Tensor, time: torch.Tensor, state: torch.Tensor
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the sums and their derivatives by state and by coefficients."""
         batch, points, dimension = state.shape
@@ -288,7 +363,7 @@ class MaskedLibraries(AbstractFilling):
         for number, library in enumerate(self.libraries):
             key = (id(library), self.inputs[number])
             if key not in known:
-                known[key] = library.linearize(gather_inputs(self.inputs[number], time, state))
+                known[key] = library.linearize(gather_inputs(self.inputs[number], time, state, controls))
             terms, slopes = known[key]
             chosen = self._choose(terms, number)
             width = chosen.shape[-1]

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.controls import ControlSignal
 from sciml_discover.errors import SolveError
 
 if TYPE_CHECKING:
@@ -42,13 +44,15 @@ def solve_reference(
     times: np.ndarray,
     *,
     start: float | None = None,
+    controls: ControlSignal | None = None,
     rtol: float = 1e-10,
     atol: float = 1e-12,
 ) -> np.ndarray:
     """Solve a system without holes and return its states, shape ``(times, states)``.
 
     LSODA (Petzold 1983, doi:10.1137/0904010) switches between Adams and BDF formulas, so that stiff
-    systems are no obstacle; it gets the analytic Jacobian.
+    systems are no obstacle; it gets the analytic Jacobian. It starts anew wherever a control jumps or bends, and so
+    neither misses a short pulse nor takes a jump for stiffness.
 
     Args:
         system: a system whose holes are all filled.
@@ -56,19 +60,26 @@ def solve_reference(
         initial: states at ``start``, shape ``(states,)``.
         times: increasing times at which the states are wanted, shape ``(times,)``.
         start: time of ``initial``; the first of ``times`` if not given.
+        controls: the measured inputs from ``start`` to the last of ``times``, for a system with controls.
         rtol: relative tolerance.
-        atol: absolute tolerance, relative to the largest initial state.
+        atol: absolute tolerance, relative to the largest initial state, or to what the controls make of it.
 
     Raises:
-        SolveError: the solution runs away, or the solver gives up.
+        SolveError: the solution runs away, the solver gives up, or the controls are not known somewhere.
+        ValueError: if ``controls`` are missing.
     """
     from scipy.integrate import solve_ivp
 
     functions = system.numpy_functions()
+    if system.controls and controls is None:
+        raise ValueError(f"got no values of the controls {', '.join(system.control_names)}, expected them")
     begin = float(times[0]) if start is None else float(start)
     evaluations = 0
+    interval = 0
+    scale = max(float(np.max(np.abs(initial))), _pushed(system, parameters, initial, times, controls), 1e-8)
 
-    scale = max(float(np.max(np.abs(initial))), 1e-8)
+    def inputs(time: float) -> np.ndarray | None:
+        return None if controls is None else controls.during(interval, time)
 
     def rhs(time: float, state: np.ndarray) -> np.ndarray:
         nonlocal evaluations
@@ -78,32 +89,79 @@ def solve_reference(
         if evaluations > MOST_EVALUATIONS:
             raise SolveError(f"more than {MOST_EVALUATIONS} right-hand sides needed up to t = {time:.6g}")
         with np.errstate(all="ignore"):
-            value = functions.rhs(time, state, parameters)
+            value = functions.rhs(time, state, parameters, inputs(time))
         if not np.all(np.isfinite(value)):
             raise SolveError(f"the right-hand side is not finite at t = {time:.6g}")
         return value
 
     def jacobian(time: float, state: np.ndarray) -> np.ndarray:
         with np.errstate(all="ignore"):
-            return np.nan_to_num(functions.jacobian(time, state, parameters))
+            return np.nan_to_num(functions.jacobian(time, state, parameters, inputs(time)))
 
-    with warnings.catch_warnings():
-        # LSODA announces its failure as a warning too; the status below is what is acted on.
-        warnings.simplefilter("ignore", UserWarning)
-        solution = solve_ivp(
-            rhs,
-            (begin, float(times[-1])),
-            np.asarray(initial, dtype=float),
-            method="LSODA",
-            t_eval=np.asarray(times, dtype=float),
-            jac=jacobian,
-            rtol=rtol,
-            atol=atol * scale,
-        )
-    if not solution.success or solution.y.shape[1] != len(times):
-        reached = solution.t[-1] if len(solution.t) else begin
-        raise SolveError(f"the solver stopped at t = {reached:.6g}: {solution.message}")
-    return solution.y.T
+    def solve(low: float, high: float, state: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            # LSODA announces its failure as a warning too; the status below is what is acted on.
+            warnings.simplefilter("ignore", UserWarning)
+            solution = solve_ivp(
+                rhs,
+                (low, high),
+                state,
+                method="LSODA",
+                t_eval=wanted,
+                jac=jacobian,
+                rtol=rtol,
+                atol=atol * scale,
+            )
+        if not solution.success or solution.y.shape[1] != len(wanted):
+            reached = solution.t[-1] if len(solution.t) else low
+            raise SolveError(f"the solver stopped at t = {reached:.6g}: {solution.message}")
+        return solution.y.T
+
+    state, wanted = np.asarray(initial, dtype=float), np.asarray(times, dtype=float)
+    if controls is None:
+        return solve(begin, float(wanted[-1]), state, wanted)
+    edges, path = _edges(controls, begin, float(wanted[-1])), []
+    for low, high in pairwise(edges):
+        # A wanted time at a break is the end of the piece before it.
+        inside = wanted[(wanted >= low if low == begin else wanted > low) & (wanted <= high)]
+        interval = int(controls.interval(np.array([low]))[0])
+        found = solve(low, high, state, np.append(inside[inside < high], high))
+        path.append(found[: len(inside)])
+        state = found[-1]
+    return np.concatenate(path)
+
+
+def _pushed(
+    system: System,
+    parameters: np.ndarray,
+    initial: np.ndarray,
+    times: np.ndarray,
+    controls: ControlSignal | None,
+) -> float:
+    """Return how far a system that starts at rest is moved by what drives it: the size of its states, roughly.
+
+    Zero for a system that nothing but its own state moves.
+    """
+    functions = system.numpy_functions()
+    if controls is None:
+        if np.any(initial):
+            return 0.0
+        # Driven by an expression in the time, which may be zero now.
+        rest = functions.rhs(float(times[0]), initial, parameters)
+        moved = float(np.nan_to_num(np.abs(rest)).max()) * float(times[-1] - times[0])
+        return moved or 1.0
+    rates = [
+        functions.rhs(time, initial, parameters, values)
+        for time, values in zip(controls.times.tolist(), controls.values, strict=True)
+    ]
+    return float(np.nan_to_num(np.abs(rates)).max() * np.median(np.diff(controls.times)))
+
+
+def _edges(controls: ControlSignal, begin: float, end: float) -> list[float]:
+    """Return where the solver has to start anew from ``begin`` to ``end``, both included."""
+    controls.interval(np.array([begin, end]))
+    inner = controls.times[controls.breaks]
+    return [begin, *inner[(inner > begin) & (inner < end)].tolist(), end]
 
 
 def integrate_batch(

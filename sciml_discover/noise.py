@@ -10,37 +10,58 @@ import pydantic
 
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError
-from sciml_discover.smoothers import Smoother, fit_smoother
+from sciml_discover.smoothers import AbstractCurves, fit_smoother
 from sciml_discover.trajectories import Dataset
+
+FIRST_LEVEL, ROUNDS = 0.05, 3
+"""Noise per value is estimated in rounds, because what is below the floor depends on the level: from here, so often."""
+
+FEWEST_ABOVE = 8
+"""Values above the floor that are enough to estimate the level by."""
 
 Level = pydantic.PositiveFloat | dict[str, pydantic.PositiveFloat]
 
 
+LEVELS = ("sd", "relative", "value", "lognormal")
+"""The options that say how large the noise is."""
+
+
 class NoiseOptions(Options):
-    """What the fit is told about the measurement noise. Give at most one of sd, relative, lognormal."""
+    """What the fit is told about the measurement noise. Give at most one of sd, relative, value, lognormal."""
 
     sd: Level | None = None
     """Standard deviation in the unit of the observable, for all or per observable."""
     relative: Level | None = None
     """Standard deviation as a fraction of each observable's mean absolute value."""
+    value: Level | None = None
+    """Standard deviation as a fraction of each single value's size, but at least the floor."""
+    floor: Level = 1e-3
+    """Smallest standard deviation of noise per value, as a fraction of each observable's standard deviation."""
     lognormal: Level | None = None
     """Standard deviation of the logarithm of the value: multiplicative noise."""
     estimate: Literal["each", "pooled"] = "each"
     """When no level is given: one standard deviation per observable, or one for all."""
-    kind: Literal["additive", "lognormal"] = "additive"
-    """When no level is given: noise added to the value, or to its logarithm."""
+    kind: Literal["additive", "value", "lognormal"] = "additive"
+    """When no level is given: noise of one size for all values, in proportion to each value, or of its logarithm."""
 
     @pydantic.model_validator(mode="after")
     def _one_level(self) -> NoiseOptions:
-        given = [name for name in ("sd", "relative", "lognormal") if getattr(self, name) is not None]
+        given = [name for name in LEVELS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both given; give one of them")
+        if "floor" in self.model_fields_set and not self.is_per_value:
+            raise ValueError('floor is given, but no noise per value; give value = ..., or kind = "value"')
         return self
 
     @property
     def is_estimated(self) -> bool:
         """Whether no level is given, so that the data have to say it."""
-        return self.sd is None and self.relative is None and self.lognormal is None
+        return all(getattr(self, name) is None for name in LEVELS)
+
+    @property
+    def is_per_value(self) -> bool:
+        """Whether noise is in proportion to each value."""
+        return self.value is not None or (self.is_estimated and self.kind == "value")
 
 
 @dataclass(frozen=True)
@@ -50,11 +71,14 @@ class Noise:
     Attributes:
         observables: names, in the order of the dataset.
         lognormal: per observable, whether ``sd`` refers to the logarithm of the value.
-        sd: standard deviation per observable, shape ``(observables,)``.
+        sd: standard deviation per observable, shape ``(observables,)``; a fraction of each value where there are
+            floors. Whoever weighs a value wants `sd_of` instead.
         estimated: whether the data had to say it.
         pooled: whether all observables share one estimated level.
         degrees_of_freedom: how many residuals the estimate rests on, shape ``(observables,)``;
             infinite where the level is given.
+        floors: smallest standard deviation of a value, shape ``(observables,)``, in the unit of each observable, where
+            noise is in proportion to each value; otherwise None.
     """
 
     observables: tuple[str, ...]
@@ -63,6 +87,38 @@ class Noise:
     estimated: bool
     pooled: bool
     degrees_of_freedom: np.ndarray
+    floors: np.ndarray | None = None
+
+    def sd_of(self, values: np.ndarray) -> np.ndarray:
+        """Return the standard deviation of each measured value, on the scale on which the noise is additive.
+
+        It is that of the measured value, never of a model's, on hold-out rows too: a model must not earn a larger
+        allowance by predicting larger values.
+
+        Args:
+            values: as measured, shape ``(..., observables)``; where nothing was, the floor counts.
+        """
+        values = np.asarray(values, dtype=float)
+        if self.floors is None:
+            return np.broadcast_to(self.sd, values.shape).copy()
+        return np.fmax(self.sd * np.abs(values), self.floors)
+
+    def typical_sd(self, values: np.ndarray) -> np.ndarray:
+        """Return the median standard deviation of the measured values of each observable.
+
+        Args:
+            values: shape ``(rows, observables)``.
+        """
+        if self.floors is None:
+            return self.sd.copy()
+        seen = np.isfinite(values)
+        sd = self.sd_of(values)
+        return np.array(
+            [
+                np.median(sd[seen[:, k], k]) if seen[:, k].any() else self.floors[k]
+                for k in range(len(self.sd))
+            ]
+        )
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Return values on the scale on which the noise is additive, shape ``(..., observables)``."""
@@ -74,18 +130,56 @@ class Noise:
         return result
 
 
-def smooth_observables(dataset: Dataset, lognormal: tuple[bool, ...]) -> tuple[Smoother, ...]:
-    """Return one smoother per observable, over all trajectories, of the values or their logarithms."""
-    smoothers = []
+def smooth_observables(dataset: Dataset, lognormal: tuple[bool, ...]) -> tuple[AbstractCurves, ...]:
+    """Return smooth curves for each observable, over all trajectories, of the values or their logarithms.
+
+    Args:
+        dataset: the rows.
+        lognormal: per observable, whether logarithms are smoothed.
+    """
+    curves = []
     for column, is_lognormal in enumerate(lognormal):
-        times, values = [], []
-        for trajectory in dataset.trajectories:
-            seen = np.isfinite(trajectory.values[:, column])
-            series = trajectory.values[seen, column]
-            times.append(trajectory.times[seen])
-            values.append(np.log(series) if is_lognormal else series)
-        smoothers.append(fit_smoother(times, values))
-    return tuple(smoothers)
+        times, values = _series(dataset, column)
+        curves.append(fit_smoother(times, [np.log(item) for item in values] if is_lognormal else values))
+    return tuple(curves)
+
+
+def _series(dataset: Dataset, column: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return times and values of one observable in each trajectory, NaN where nothing was measured."""
+    trajectories = dataset.trajectories
+    return [item.times for item in trajectories], [item.values[:, column] for item in trajectories]
+
+
+def _measure_per_value(dataset: Dataset, floors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return level and degrees of freedom of noise in proportion to each value, but at least the floor."""
+    found = []
+    for column, floor in enumerate(floors):
+        times, values = _series(dataset, column)
+        positive = not any(np.any(item <= 0) for item in values)
+        level, freedom = FIRST_LEVEL, 1.0
+        near = values
+        for _ in range(ROUNDS):
+            if positive:
+                curves = _smooth_above(times, values, floor / level)
+                level = curves.noise_sd
+            else:
+                curves = fit_smoother(
+                    times, values, None, [np.fmax(level * np.abs(item), floor) for item in near]
+                )
+                # A value's own noise must not say how large it is: from now on the smooth value does.
+                near = [curves.value(j, time) for j, time in enumerate(times)]
+                level *= curves.noise_sd
+            freedom = curves.degrees_of_freedom
+        found.append((level, freedom))
+    level, freedom = np.array(found).T
+    return level, freedom
+
+
+def _smooth_above(times: list[np.ndarray], values: list[np.ndarray], lowest: float) -> AbstractCurves:
+    """Return curves through the logarithms of values; those below the lowest say nothing, if enough are left."""
+    if sum(int(np.sum(item > lowest)) for item in values) < FEWEST_ABOVE:
+        lowest = 0.0
+    return fit_smoother(times, [np.log(np.where(item > lowest, item, np.nan)) for item in values])
 
 
 def measure_noise(dataset: Dataset, options: NoiseOptions) -> Noise:
@@ -102,15 +196,19 @@ def measure_noise(dataset: Dataset, options: NoiseOptions) -> Noise:
         array([0.1])
     """
     names = dataset.observables
+    floors = _floors(dataset, options.floor) if options.is_per_value else None
     if options.is_estimated:
         lognormal = tuple(options.kind == "lognormal" for _ in names)
-        smoothers = smooth_observables(dataset, lognormal)
-        sd = np.array([smoother.noise_sd for smoother in smoothers])
-        freedom = np.array([smoother.degrees_of_freedom for smoother in smoothers])
+        if floors is not None:
+            sd, freedom = _measure_per_value(dataset, floors)
+        else:
+            curves = smooth_observables(dataset, lognormal)
+            sd = np.array([item.noise_sd for item in curves])
+            freedom = np.array([item.degrees_of_freedom for item in curves])
         if options.estimate == "pooled":
             sd = np.full(len(names), np.sqrt(np.sum(freedom * sd**2) / np.sum(freedom)))
             freedom = np.full(len(names), np.sum(freedom))
-        return Noise(names, lognormal, sd, True, options.estimate == "pooled", freedom)
+        return Noise(names, lognormal, sd, True, options.estimate == "pooled", freedom, floors)
     sd, lognormal = np.empty(len(names)), [False] * len(names)
     for column, name in enumerate(names):
         if options.lognormal is not None:
@@ -118,9 +216,19 @@ def measure_noise(dataset: Dataset, options: NoiseOptions) -> Noise:
         elif options.relative is not None:
             values = np.concatenate([trajectory.values[:, column] for trajectory in dataset.trajectories])
             sd[column] = _level(options.relative, name) * np.nanmean(np.abs(values))
+        elif options.value is not None:
+            sd[column] = _level(options.value, name)
         elif options.sd is not None:
             sd[column] = _level(options.sd, name)
-    return Noise(names, tuple(lognormal), sd, False, False, np.full(len(names), np.inf))
+    return Noise(names, tuple(lognormal), sd, False, False, np.full(len(names), np.inf), floors)
+
+
+def _floors(dataset: Dataset, level: Level) -> np.ndarray:
+    """Return the smallest noise of each observable in its own unit."""
+    values = np.concatenate([trajectory.values for trajectory in dataset.trajectories])
+    spread = np.nanstd(values, axis=0)
+    spread = np.where(spread > 0, spread, np.nanmax(np.abs(values), axis=0))
+    return np.array([_level(level, name) for name in dataset.observables]) * np.where(spread > 0, spread, 1.0)
 
 
 def _level(level: Level, name: str) -> float:

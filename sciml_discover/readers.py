@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,8 +13,9 @@ import pydantic
 
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError, SolveError, did_you_mean
-from sciml_discover.noise import Noise, NoiseOptions, measure_noise
-from sciml_discover.system import SystemOptions
+from sciml_discover.expressions import names_used
+from sciml_discover.noise import LEVELS, Noise, NoiseOptions, measure_noise
+from sciml_discover.system import ControlOptions, System, SystemOptions
 from sciml_discover.systems import KnownSystem, get_system
 from sciml_discover.tables import Table, read_bytes, read_table
 from sciml_discover.trajectories import Dataset, HoldoutOptions, Trajectory, split_holdout
@@ -116,7 +117,8 @@ class DataOptions(Options):
     """Where the data come from, what is held out, and what the fit is told about the noise."""
 
     files: tuple[str, ...] = ()
-    """CSV, Parquet or NPZ files inside the folder of the experiment; columns bear the names of the states."""
+    """CSV, Parquet or NPZ files inside the folder of the experiment; columns bear the names of observables and
+    controls."""
     time: str = "time"
     """The column of the times."""
     trajectory: str | None = None
@@ -187,21 +189,21 @@ def prepare_data(options: DataOptions, system: SystemOptions, folder: Path, seed
 
     Args:
         options: the ``[data]`` table.
-        system: the ``[system]`` table; columns bear the names of its states.
+        system: the ``[system]`` table; columns bear the names of its observables and controls.
         folder: the folder of the experiment; files lie inside it.
         seed: of the experiment, for simulated noise.
 
     Raises:
         InputError: at the first thing in files or options that cannot be used.
     """
-    observed = system.observed
     if options.synthetic is None:
-        dataset, provenance = _read_files(options, observed, folder)
+        dataset, provenance = _read_files(options, system, folder)
     else:
-        dataset = _select_observed(synthesize(options.synthetic, seed), observed, options.synthetic.system)
+        dataset = _observe(options.synthetic, system, seed)
         provenance = (_describe(options.synthetic, seed),)
     _check_noise(options.noise, dataset)
     train, holdout = split_holdout(dataset, options.holdout)
+    _check_enough(train, system)
     kind = "none"
     if options.holdout is not None:
         kind = "time" if options.holdout.trajectories is None else "trajectory"
@@ -241,21 +243,40 @@ def synthesize(options: SyntheticOptions, seed: int) -> Dataset:
     Raises:
         InputError: if the system cannot be solved over these times.
     """
+    known, clean = options.known_system(), _simulate(options)
+    return _with_noise(options, seed, tuple(known.equations), clean, clean[:, :0])
+
+
+def _simulate(options: SyntheticOptions) -> np.ndarray:
+    """Return the states of the known system without noise, shape ``(times, states)``."""
     from sciml_discover.integrate import solve_reference
 
     known, times = options.known_system(), options.times_array()
     try:
-        clean = solve_reference(known.system, known.parameter_values, known.initial_values, times)
+        return solve_reference(known.driven, known.parameter_values, known.initial_values, times)
     except SolveError as error:
         raise InputError(
             f"a system that cannot be solved ({error})",
             where="[data.synthetic]",
             expected="parameters, initial values and times with a solution",
         ) from error
-    size = {"mean": np.abs(clean).mean(axis=0), "sd": clean.std(axis=0), "value": np.abs(clean)}
+
+
+def _with_noise(
+    options: SyntheticOptions, seed: int, names: tuple[str, ...], states: np.ndarray, others: np.ndarray
+) -> Dataset:
+    """Return states and further observables with noise, and the controls without.
+
+    The noise of a state does not depend on what else is observed.
+    """
+    known, times = options.known_system(), options.times_array()
     generator = np.random.default_rng(seed if options.seed is None else options.seed)
-    values = clean + options.noise * size[options.noise_kind] * generator.standard_normal(clean.shape)
-    return Dataset(tuple(known.equations), (Trajectory("synthetic", times, values),))
+    clean = np.concatenate([states, others], axis=1)
+    draws = [generator.standard_normal(states.shape), generator.standard_normal(others.shape)]
+    size = {"mean": np.abs(clean).mean(axis=0), "sd": clean.std(axis=0), "value": np.abs(clean)}
+    values = clean + options.noise * size[options.noise_kind] * np.concatenate(draws, axis=1)
+    trajectory = Trajectory("synthetic", times, values, known.control_values(times))
+    return Dataset(names, (trajectory,), tuple(known.controls))
 
 
 def _describe(options: SyntheticOptions, seed: int) -> str:
@@ -271,6 +292,7 @@ def _describe(options: SyntheticOptions, seed: int) -> str:
         **{f"{name}(start)": known.initial_states[name] for name in known.equations},
     }
     shown = ", ".join(f"{name} = {value:.6g}" for name, value in numbers.items())
+    shown += "".join(f", {name} = {text}" for name, text in known.controls.items())
     return (
         f"Simulated from the known system {known.name} ({shown}) at {len(times)} times from {times[0]:g} to "
         f"{times[-1]:g}, with Gaussian noise of {options.noise:g} x {kind[options.noise_kind]}, "
@@ -278,40 +300,71 @@ def _describe(options: SyntheticOptions, seed: int) -> str:
     )
 
 
-def _select_observed(dataset: Dataset, observed: tuple[str, ...], system: str) -> Dataset:
-    for name in observed:
-        if name not in dataset.observables:
+def _observe(options: SyntheticOptions, system: SystemOptions, seed: int) -> Dataset:
+    """Return simulated data of the observables and controls that the experiment names."""
+    known = options.known_system()
+    for name in system.controls:
+        if name not in known.controls:
             raise InputError(
-                f"the observed state {name!r}, which the simulated system {system!r} does not have",
-                where="[system.states]",
-                expected=f"its states: {', '.join(dataset.observables)}",
-                do="Rename it, or leave it out of [system] observables.",
+                f"the control {name!r}, which the simulated system {options.system!r} does not have",
+                where="[system.controls]",
+                expected=f"its controls: {', '.join(known.controls) or 'none'}",
+                do="Rename it, or remove it.",
             )
-    columns = [dataset.observables.index(name) for name in observed]
-    return Dataset(
-        observed,
-        tuple(replace(item, values=item.values[:, columns]) for item in dataset.trajectories),
-    )
+    states, texts = tuple(known.equations), system.observed_expressions
+    for name, text in texts.items():
+        for used in sorted(names_used(text, where=f"[system.observables] {name}") & system.states.keys()):
+            if used not in states:
+                raise InputError(
+                    f"the observed state {used!r}, which the simulated system {options.system!r} does not have",
+                    where="[system.states]",
+                    expected=f"its states: {', '.join(states)}",
+                    do="Rename it, or leave it out of [system] observables.",
+                )
+    derived = [name for name in texts if name not in states]
+    if not derived:
+        dataset = synthesize(options, seed)
+    else:
+        clean, times = _simulate(options), options.times_array()
+        others = _derived(system, derived, known, times, clean)
+        dataset = _with_noise(options, seed, (*states, *derived), clean, others)
+    columns = [dataset.observables.index(name) for name in texts]
+    inputs = [dataset.controls.index(name) for name in system.controls]
+    [item] = dataset.trajectories
+    item = replace(item, values=item.values[:, columns], controls=item.controls[:, inputs])
+    return Dataset(tuple(texts), (item,), tuple(system.controls))
 
 
-def _read_files(
-    options: DataOptions, observed: tuple[str, ...], folder: Path
-) -> tuple[Dataset, tuple[str, ...]]:
+def _derived(
+    system: SystemOptions, names: list[str], known: KnownSystem, times: np.ndarray, states: np.ndarray
+) -> np.ndarray:
+    """Return the true values of observables that are no states, shape ``(times, names)``."""
+    described = System.from_options(system)
+    own = np.zeros((len(times), described.dimension))
+    for column, name in enumerate(described.state_names):
+        if name in known.equations:
+            own[:, column] = states[:, list(known.equations).index(name)]
+    inputs = known.control_values(times)[:, [list(known.controls).index(name) for name in system.controls]]
+    return described.observation(names).values(times, own, inputs)
+
+
+def _read_files(options: DataOptions, system: SystemOptions, folder: Path) -> tuple[Dataset, tuple[str, ...]]:
     """Return all trajectories of all files, and one sentence for each file."""
+    observed = system.observed
     tables = [read_table(_locate(name, folder), name) for name in _each_once(options.files)]
     for table in tables:
-        _check_columns(table, options, observed)
+        _check_columns(table, options, observed, system.controls)
     present = tuple(name for name in observed if any(name in table.columns for table in tables))
     if not present:
         raise InputError(
-            "no column with the name of a state",
+            "no column with the name of an observable",
             where=tables[0].name,
             expected=f"some of {', '.join(observed)}",
-            do="Rename the columns, or the states.",
+            do="Rename the columns, or the observables.",
         )
     trajectories: list[Trajectory] = []
     for table in tables:
-        for item in _read_trajectories(table, options, present):
+        for item in _read_trajectories(table, options, present, system.controls):
             if any(item.name == other.name for other in trajectories):
                 raise InputError(
                     f"the trajectory {item.name!r}, which another file has too",
@@ -324,7 +377,7 @@ def _read_files(
     provenance = tuple(
         f"{table.name}: {len(table.places)} rows, SHA-256 {digests[table.name]}." for table in tables
     )
-    return Dataset(present, tuple(trajectories)), provenance
+    return Dataset(present, tuple(trajectories), tuple(system.controls)), provenance
 
 
 def _each_once(files: Iterable[str]) -> list[str]:
@@ -362,7 +415,9 @@ def _locate(name: str, folder: Path) -> Path:
     return path
 
 
-def _check_columns(table: Table, options: DataOptions, observed: tuple[str, ...]) -> None:
+def _check_columns(
+    table: Table, options: DataOptions, observed: tuple[str, ...], controls: Iterable[str]
+) -> None:
     """Refuse missing and unknown columns."""
     for key, name in (("time", options.time), ("trajectory", options.trajectory)):
         if name is not None and name not in table.columns:
@@ -372,31 +427,84 @@ def _check_columns(table: Table, options: DataOptions, observed: tuple[str, ...]
                 expected=f"the column that [data] {key} names",
                 do=did_you_mean(name, table.columns),
             )
-    known = [options.time, *([options.trajectory] if options.trajectory else []), *observed]
+    for name in controls:
+        if name not in table.columns:
+            raise InputError(
+                f"no column {name!r}",
+                where=table.name,
+                expected=f"a column with the values of the control {name!r}",
+                do=did_you_mean(name, table.columns),
+            )
+        if name in (options.time, options.trajectory):
+            raise InputError(
+                f"the column {name!r} as a control and as the time or the trajectory",
+                where="[data]",
+                expected="columns of their own",
+                do="Rename the control.",
+            )
+    known = [options.time, *([options.trajectory] if options.trajectory else []), *observed, *controls]
     for name in table.columns:
         if name not in known:
             raise InputError(
                 f"the column {name!r}",
                 where=table.name,
-                expected="the time, the trajectory, and names of observed states",
-                do=f"{did_you_mean(name, observed)} Rename the column, or remove it.",
+                expected="the time, the trajectory, and names of observables and controls",
+                do=f"{did_you_mean(name, [*observed, *controls])} Rename the column, or remove it.",
             )
 
 
-def _read_trajectories(table: Table, options: DataOptions, present: tuple[str, ...]) -> list[Trajectory]:
+def _read_trajectories(
+    table: Table, options: DataOptions, present: tuple[str, ...], controls: Mapping[str, ControlOptions]
+) -> list[Trajectory]:
     """Return the trajectories of one file, in the order in which they begin."""
     times = table.numbers(options.time)
     values = np.full((len(times), len(present)), np.nan)
     for column, name in enumerate(present):
         if name in table.columns:
             values[:, column] = table.numbers(name)
+    inputs = np.zeros((len(times), len(controls)))
+    for column, name in enumerate(controls):
+        inputs[:, column] = table.numbers(name)
     name = str(Path(table.name).with_suffix(""))
     labels = [name] * len(times) if options.trajectory is None else table.labels(options.trajectory)
     rows: dict[str, list[int]] = {}
     for row, label in enumerate(labels):
         _check_time(table, options.time, times, row, rows.get(label, []))
         rows.setdefault(label, []).append(row)
-    return [Trajectory(label, times[index], values[index]) for label, index in rows.items()]
+    trajectories = []
+    for label, index in rows.items():
+        for column, (control, item) in enumerate(controls.items()):
+            series = inputs[index, column]
+            places = [table.places[row] for row in index]
+            where = f"{table.name}, {{}}, column {control!r}"
+            inputs[index, column] = _fill(item, times[index], series, where, places)
+        trajectories.append(Trajectory(label, times[index], values[index], inputs[index]))
+    return trajectories
+
+
+def _fill(
+    control: ControlOptions, times: np.ndarray, values: np.ndarray, where: str, places: list[str]
+) -> np.ndarray:
+    """Return the values of a control with its gaps filled as it is interpolated between rows.
+
+    Raises:
+        InputError: if there is no row to fill a gap from.
+    """
+    seen = np.isfinite(values)
+    held = control.interpolation == "hold"
+    if not seen[0] or not (seen[-1] or held):
+        row = 0 if not seen[0] else len(values) - 1
+        raise InputError(
+            "no value of a control",
+            where=where.format(places[row]),
+            expected="a value in the first row of each trajectory"
+            + ("" if held else ", and in the last one unless interpolation = 'hold'"),
+            do="Fill it in, or remove the row.",
+        )
+    if held:
+        last = np.maximum.accumulate(np.where(seen, np.arange(len(values)), 0))
+        return values[last]
+    return np.interp(times, times[seen], values[seen])
 
 
 def _check_time(table: Table, column: str, times: np.ndarray, row: int, earlier: list[int]) -> None:
@@ -420,16 +528,30 @@ def _check_time(table: Table, column: str, times: np.ndarray, row: int, earlier:
         )
 
 
+def _check_enough(train: Dataset, system: SystemOptions) -> None:
+    """Refuse fewer values than there are unknown numbers even without a network."""
+    free = sum(not parameter.fixed for parameter in system.parameters.values())
+    starts = sum(state.initial is None for state in system.states.values()) * len(train.trajectories)
+    if train.n_observed < free + starts:
+        raise InputError(
+            f"{train.n_observed} measured training values for {starts} unknown initial states and "
+            f"{free} free parameters",
+            where="[data]",
+            expected="at least as many values as unknown numbers",
+            do="Measure more, give some [system.states] initial, or fix some [system.parameters].",
+        )
+
+
 def _check_noise(options: NoiseOptions, dataset: Dataset) -> None:
     """Refuse noise levels of unknown observables, and logarithms of values that have none."""
-    for key in ("sd", "relative", "lognormal"):
+    for key in (*LEVELS, "floor"):
         level = getattr(options, key)
         for name in level if isinstance(level, dict) else ():
             if name not in dataset.observables:
                 raise InputError(
                     f"a noise level for {name!r}",
                     where=f"[data.noise] {key}",
-                    expected=f"measured states: {', '.join(dataset.observables)}",
+                    expected=f"measured observables: {', '.join(dataset.observables)}",
                     do=did_you_mean(name, dataset.observables),
                 )
     if options.lognormal is None and not (options.is_estimated and options.kind == "lognormal"):

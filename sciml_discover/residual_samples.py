@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import Watch, lazy_import, nobody_watches
+from sciml_discover.controls import control_signal
 from sciml_discover.errors import SolveError
 from sciml_discover.solve import solve_times
 from sciml_discover.threads import single_threaded
@@ -83,26 +84,33 @@ def sample_residual(
         SolveError: the trained equation cannot be re-solved over any training trajectory.
     """
     ude, theta = trained_ude(system, trained)
-    names, times, states = [], [], []
+    names, times, states, inputs = [], [], [], []
     for trajectory, initial in zip(data.train.trajectories, trained.initial_states, strict=True):
         dense = dense_times(trajectory.times)
-        solved = solve_times(ude, theta, initial, dense)
+        signal = control_signal(system.controls, trajectory)
+        solved = solve_times(ude, theta, initial, dense, controls=signal)
         finite = np.isfinite(solved).all(axis=1)
         names += [trajectory.name] * int(finite.sum())
         times.append(dense[finite])
         states.append(solved[finite])
+        if signal is not None:
+            inputs.append(signal.at(dense[finite]))
     time, state = np.concatenate(times), np.concatenate(states)
+    controls = np.concatenate(inputs) if inputs else None
     if len(time) < 2:
         raise SolveError("the trained equation runs away at once on every training trajectory")
     weights = theta[:, ude.n_free :]
     with torch.no_grad():
         values, _, by_weights = ude.filling.linearize(
-            weights, torch.as_tensor(time)[None], torch.as_tensor(state)[None]
+            weights,
+            torch.as_tensor(time)[None],
+            torch.as_tensor(state)[None],
+            None if controls is None else torch.as_tensor(controls)[None],
         )
     n_theta = theta.shape[1]
     covariance = np.nan_to_num(trained.covariance[ude.n_free : n_theta, ude.n_free : n_theta], posinf=1e6)
     slopes = by_weights[0].numpy()
-    columns = np.column_stack([state, time])
+    columns = np.column_stack([state, time] if controls is None else [state, time, controls])
     holes = []
     for number, hole in enumerate(system.missing):
         variance = np.einsum("pi,ij,pj->p", slopes[:, number], covariance, slopes[:, number])

@@ -213,6 +213,8 @@ class TrainingHistory(Record):
     """Iterations since the start of training."""
     loss: tuple[float | None, ...]
     """The objective per observed value; comparable within a stage only."""
+    events: tuple[str, ...] = ()
+    """What went otherwise than planned: the stage, the iteration and what happened, in order."""
 
 
 class Training(Record):
@@ -236,9 +238,11 @@ class NoiseLevel(Record):
     """Measurement noise of one observable."""
 
     sd: float | None
-    """Standard deviation, of the value or of its logarithm."""
-    kind: Literal["additive", "lognormal"]
-    """Whether the noise is added to the value or to its logarithm."""
+    """Standard deviation, of the value or of its logarithm, or as a fraction of each value."""
+    kind: Literal["additive", "value", "lognormal"]
+    """Whether the noise is of one size, in proportion to each value, or of its logarithm."""
+    floor: float | None = None
+    """Smallest standard deviation of noise in proportion to each value, in the unit of the observable."""
     estimated: bool
     """Whether the data had to say it."""
 
@@ -271,7 +275,7 @@ class DataSummary(Record):
     """What the data were."""
 
     observables: tuple[str, ...]
-    """Names of the measured states."""
+    """Names of what was measured."""
     trajectories: tuple[TrajectorySummary, ...]
     """The rows of each trajectory."""
     holdout: str
@@ -314,6 +318,8 @@ class DiscoveryResult(Record):
     """Right-hand side per state as text, digits following the errors."""
     equations_full: dict[str, str] = {}
     """Right-hand side per state as text, every number in full precision."""
+    controls: tuple[str, ...] = ()
+    """Names of the measured inputs that the equations may use."""
     parameters: dict[str, ParameterEstimate] = {}
     """Physical parameters as refitted with the law."""
     missing: dict[str, MissingLaw] = {}
@@ -429,6 +435,7 @@ def assemble_result(
             ),
             "equations": law.equations,
             "equations_full": law.equations_full,
+            "controls": data.train.controls,
             "parameters": {name: _parameter(parameter) for name, parameter in law.parameters.items()},
             "missing": {
                 hole: MissingLaw(
@@ -640,6 +647,7 @@ def _training(trained: TrainingResult) -> Training:
             stage=trained.history.stage,
             iteration=tuple(int(step) for step in trained.history.iteration),
             loss=tuple(_finite(loss) for loss in trained.history.loss.tolist()),
+            events=tuple(map(str, trained.history.events)),
         ),
         notes=trained.notes,
     )
@@ -654,10 +662,11 @@ def _data_summary(data: PreparedData) -> DataSummary:
         noise={
             name: NoiseLevel(
                 sd=_finite(sd),
-                kind="lognormal" if lognormal else "additive",
+                kind="lognormal" if noise.lognormal[k] else "additive" if noise.floors is None else "value",
+                floor=None if noise.floors is None else float(noise.floors[k]),
                 estimated=noise.estimated,
             )
-            for name, sd, lognormal in zip(noise.observables, noise.sd.tolist(), noise.lognormal, strict=True)
+            for k, (name, sd) in enumerate(zip(noise.observables, noise.sd.tolist(), strict=True))
         },
         provenance=data.provenance,
     )

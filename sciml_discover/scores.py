@@ -67,10 +67,11 @@ def measure(
         return None
     own = np.zeros_like(values) if predictive_sd is None else np.concatenate(list(predictive_sd))
     count = seen.sum(axis=0)
-    standard = scaled / noise.sd
+    sd = noise.sd_of(values)
+    standard = scaled / sd
     size = float(np.linalg.norm(np.where(seen, values, 0.0)))
     center = noise.transform(best_constant(dataset, noise) if constant is None else constant)
-    spread = float(np.sum(np.where(seen, (noise.transform(values) - center) / noise.sd, 0.0) ** 2))
+    spread = float(np.sum(np.where(seen, (noise.transform(values) - center) / sd, 0.0) ** 2))
     return Metrics(
         rms={
             name: float(np.sqrt(np.sum(error[:, column] ** 2) / count[column]))
@@ -78,7 +79,7 @@ def measure(
             if count[column]
         },
         relative_l2=float(np.linalg.norm(error)) / size if size > 0 else float("inf"),
-        standardised=float(np.sqrt(np.sum(scaled**2 / (noise.sd**2 + own**2)) / seen.sum())),
+        standardised=float(np.sqrt(np.sum(scaled**2 / (sd**2 + own**2)) / seen.sum())),
         unexplained=float(np.sum(standard**2) / spread) if spread > 0 else float("inf"),
         chi_square=float(np.sum(standard**2)),
         n_values=int(seen.sum()),
@@ -88,11 +89,15 @@ def measure(
 def best_constant(dataset: Dataset, noise: Noise) -> np.ndarray:
     """Return the constant of each observable that fits rows best, shape ``(observables,)``.
 
-    The mean where noise is additive, the geometric mean where it is log-normal; zero where nothing was seen.
+    The mean where noise is additive, weighted where every value has its own; the geometric mean where it is
+    log-normal; zero where nothing was seen.
     """
-    values = noise.transform(np.concatenate([trajectory.values for trajectory in dataset.trajectories]))
+    measured = np.concatenate([trajectory.values for trajectory in dataset.trajectories])
+    values = noise.transform(measured)
     seen = np.isfinite(values)
-    center = np.where(seen, values, 0.0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+    weights = np.where(seen, (noise.sd / noise.sd_of(measured)) ** 2, 0.0)
+    total = weights.sum(axis=0)
+    center = (weights * np.where(seen, values, 0.0)).sum(axis=0) / np.where(total > 0, total, 1.0)
     return np.where(noise.lognormal, np.exp(center), center)
 
 
@@ -115,6 +120,7 @@ def whiteness(dataset: Dataset, prediction: Sequence[np.ndarray], noise: Noise) 
         series = []
         for trajectory, found in zip(dataset.trajectories, prediction, strict=True):
             residual = noise.transform(found)[:, column] - noise.transform(trajectory.values)[:, column]
+            residual = residual / noise.sd_of(trajectory.values)[:, column]
             series.append(residual[np.isfinite(residual)])
         count = sum(len(item) for item in series)
         lags = min(5, count // 4)

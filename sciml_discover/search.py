@@ -12,10 +12,12 @@ from sciml_discover.base import Progress, Watch, lazy_import
 from sciml_discover.holes import MaskedLibraries
 from sciml_discover.library import Library
 from sciml_discover.objectives import MultipleShooting
+from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.multiple_shooting import ConstrainedShooting, ShootingObjective
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.optimizers import GaussNewton
-from sciml_discover.optimizers.abstract import Report
+from sciml_discover.optimizers.abstract import AbstractState
+from sciml_discover.optimizers.driver import Report, minimise_round
 from sciml_discover.optimizers.gauss_newton import LARGEST_DEFECT
 from sciml_discover.regressors import Supports
 from sciml_discover.ude import UDE
@@ -177,7 +179,7 @@ class Refitter:
         noise_factor: np.ndarray | None = None,
     ) -> None:
         self._system, self._libraries, self._steps = system, libraries, steps
-        factor = np.ones(len(rows.columns)) if noise_factor is None else noise_factor
+        factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
         self._factor = torch.as_tensor(factor, device=rows.times.device)
         self._rows = replace(rows, weights=rows.weights / self._factor)
 
@@ -187,11 +189,11 @@ class Refitter:
         Continuity as a weak penalty can only fit better than the continuous trajectory does.
         """
         objective, unknowns = self.problem(start)
-        first, *_ = objective.second_order_rounds()
         optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
         report = _reporter(watch, "first look", FIRST_ITERATIONS)
-        unknowns, settled = optimizer.minimise_round(first, unknowns, report)
-        return self._fits(start, objective, unknowns, torch.isfinite(unknowns).all(1), settled)
+        end = minimise_round(optimizer, objective.first_round(optimizer.order), unknowns, report)
+        valid = torch.isfinite(end.unknowns).all(1)
+        return self._fits(start, objective, end.unknowns, valid, end.converged)
 
     def refit(self, start: Fits, watch: Watch) -> Fits:
         """Return the candidates fitted as continuous trajectories, from anywhere."""
@@ -204,15 +206,22 @@ class Refitter:
     def _refit(self, start: Fits, watch: Watch, name: str, skip: int, last: int) -> Fits:
         """Go through the rounds of growing continuity, without the first few of them."""
         objective, unknowns = self.problem(start)
-        settled = torch.zeros(len(start.candidates), dtype=torch.bool)
-        rounds = objective.second_order_rounds()[skip:]
-        for number, stage in enumerate(rounds):
-            if number < len(rounds) - 1:
-                optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
-            else:
-                optimizer = GaussNewton(iterations=last)
-            report = _reporter(watch, f"{name}, round {number + 1} of {len(rounds)}", optimizer.iterations)
-            unknowns, settled = optimizer.minimise_round(stage, unknowns, report)
+        settled = torch.zeros(len(start.candidates), dtype=torch.bool, device=unknowns.device)
+        rounds, number = objective.rounds_of(GaussNewton.order), 0
+        current: AbstractObjective | None = objective.first_round(GaussNewton.order)
+        while current is not None:
+            if number >= min(skip, rounds - 1):
+                optimizer = (
+                    GaussNewton(iterations=last)
+                    if number == rounds - 1
+                    else GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
+                )
+                title = f"{name}, round {number + 1} of {rounds}"
+                end = minimise_round(
+                    optimizer, current, unknowns, _reporter(watch, title, optimizer.iterations)
+                )
+                unknowns, settled = end.unknowns, end.converged
+            current, number = current.next_round(unknowns), number + 1
         linearized = objective.linearize(unknowns)
         if not isinstance(linearized, ConstrainedShooting):
             raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
@@ -256,7 +265,8 @@ class Refitter:
 
 
 def _reporter(watch: Watch, message: str, total: int) -> Report:
-    def report(iteration: int, values: torch.Tensor) -> None:
-        watch(Progress("select", message, iteration + 1, total, float(values.min())))
+    def report(state: AbstractState) -> None:
+        value = float(state.value.min())
+        watch(Progress("select", message, int(state.iteration), total, value))
 
     return report

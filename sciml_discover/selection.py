@@ -146,7 +146,7 @@ def select(
     notes = list(merged)
     if data.noise.estimated:
         sds = ", ".join(
-            f"{name} {sd:.3g}"
+            f"{name} {sd:.3g}{' of each value' if data.noise.floors is not None else ''}"
             for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
@@ -169,7 +169,7 @@ def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.T
     steps = choose_steps(ude, rows, state)
     solved = solve_rows(ude, rows, initial, theta, steps)[0]
     usable = torch.isfinite(solved).all(-1).all(-1)
-    if len(rows.columns) == system.dimension:
+    if rows.sees_every_state:
         # Of a hidden state the smoothed data know nothing: there even a poor trajectory is better.
         misfit, seen = rows.residual(solved).square().sum((1, 2)), (rows.weights > 0).sum((1, 2))
         usable &= misfit <= LARGEST_MISFIT * seen

@@ -24,13 +24,14 @@ from sciml_discover import payload, readers, regressors, residual_samples, selec
 from sciml_discover.base import Progress, Watch, nobody_watches
 from sciml_discover.errors import DamagedArtifactError, InputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
+from sciml_discover.expressions import names_used
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import Supports
 from sciml_discover.residual_samples import ResidualSamples
 from sciml_discover.result import library_versions
 from sciml_discover.selection import RankedLaws
 from sciml_discover.store import Artifact, Store, make_key
-from sciml_discover.system import System
+from sciml_discover.system import System, SystemOptions
 from sciml_discover.training import TrainingResult
 from sciml_discover.validation import ValidationReport
 
@@ -68,11 +69,16 @@ class Bench:
 class Inputs:
     """The results that a stage declares as its inputs, by their type.
 
+    Args:
+        values: the results.
+        checkpoint: the folder in which long work may write how far it is.
+
     Raises:
         KeyError: on access to one that is not declared: the stage's key would not know of it.
     """
 
-    def __init__(self, *values: Any) -> None:
+    def __init__(self, *values: Any, checkpoint: Path | None = None) -> None:
+        self.checkpoint = checkpoint
         self._values = {type(value): value for value in values}
 
     def __getitem__(self, kind: type[T]) -> T:
@@ -113,8 +119,18 @@ def _data_options(loaded: LoadedExperiment, _: Device) -> Any:
     return {
         "data": experiment.data.model_dump(mode="json"),
         "files": readers.input_digests(experiment.data, loaded.folder),
-        "system": experiment.system.model_dump(mode="json", include={"states", "observables"}),
+        "system": experiment.system.model_dump(mode="json", include={"states", "observables", "controls"}),
+        **_parameters_in_data(experiment.system),
         "seed": experiment.seed,
+    }
+
+
+def _parameters_in_data(system: SystemOptions) -> dict[str, Any]:
+    """Return what data depend on of the parameters: how many are free, and values in observables."""
+    used = {name for text in system.observed_expressions.values() for name in names_used(text, where="")}
+    return {
+        "free": sum(not parameter.fixed for parameter in system.parameters.values()),
+        "fixed": {name: item.value for name, item in system.parameters.items() if name in used},
     }
 
 
@@ -181,6 +197,7 @@ def _train(bench: Bench, inputs: Inputs) -> TrainingResult:
         seed=experiment.seed,
         device=bench.device,
         watch=bench.watch,
+        checkpoint=inputs.checkpoint,
     )
 
 
@@ -324,7 +341,10 @@ def run_stage(
         artifact = None if force else find_whole(store, stage.name, key, bench.watch)
         cached = artifact is not None
         if artifact is None:
-            inputs = Inputs(*(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs))
+            inputs = Inputs(
+                *(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs),
+                checkpoint=store.checkpoint(stage.name, key),
+            )
             artifact = store.put(stage.name, key, stage.work(bench, inputs))
     return StageOutcome(artifact, cached, time.perf_counter() - started)
 

@@ -13,15 +13,14 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from sciml_discover import payload
+from sciml_discover.atomic import write_atomically
 from sciml_discover.errors import DamagedArtifactError
 
 T = TypeVar("T")
@@ -57,26 +56,6 @@ def make_key(parts: Any) -> str:
     """
     text = json.dumps(parts, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds all of it or what it held before, even after a kill.
-
-    Raises:
-        OSError: if the folder cannot be written to.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Not from the tempfile module, whose files are their owner's alone.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 class Store:
@@ -129,6 +108,10 @@ class Store:
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def checkpoint(self, stage: str, key: str) -> Path:
+        """Return the folder in which work on a stage's key writes down how far it is; it need not exist."""
+        return self.root / "checkpoints" / f"{stage}-{key}"
 
     def _reference(self, stage: str, key: str) -> Path:
         return self.root / "refs" / stage / f"{key}.json"

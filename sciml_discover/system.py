@@ -1,4 +1,4 @@
-"""The central idea: equations with holes. States, parameters, missing terms, one right-hand side per state.
+"""The central idea: equations with holes. States, parameters, controls, missing terms, one equation per state.
 
 `SystemOptions` is the ``[system]`` table of an experiment file and checks everything that can be
 checked without sympy. `System` holds the sympy right-hand sides, from which everything else is made:
@@ -8,9 +8,9 @@ torch and numpy callables, exported code, typeset equations.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pydantic
 
@@ -18,6 +18,7 @@ from sciml_discover.base import Options, lazy_import
 from sciml_discover.callables import NumpySystem, TorchSystem
 from sciml_discover.errors import InputError, NotYetError, did_you_mean
 from sciml_discover.expressions import TIME, check_expression, check_name, parse_expression, symbol
+from sciml_discover.observation import Observation
 
 if TYPE_CHECKING:
     import sympy
@@ -51,6 +52,15 @@ class ParameterOptions(Options):
     """The unit, for reports."""
 
 
+class ControlOptions(Options):
+    """What an experiment file says about one control, an input that was measured with the states."""
+
+    interpolation: Literal["linear", "hold"] = "linear"
+    """Between two rows: a straight line, or the value of the earlier row."""
+    unit: str | None = None
+    """The unit, for reports."""
+
+
 class SystemOptions(Options):
     """The known physics and its holes, as text: the ``[system]`` table of an experiment file."""
 
@@ -61,13 +71,14 @@ class SystemOptions(Options):
     parameters: dict[str, ParameterOptions] = pydantic.Field(default_factory=dict)
     """The physical parameters."""
     missing: dict[str, tuple[str, ...]] = pydantic.Field(default_factory=dict)
-    """The missing terms (holes) and the inputs of each: states, or the time ``t``."""
+    """The missing terms (holes) and the inputs of each: states, controls, or the time ``t``."""
     equations: dict[str, str]
     """The time derivative of each state."""
     observables: tuple[str, ...] | dict[str, str] | None = None
-    """The states that can be measured: all of them, unless given."""
-    controls: Any = None
-    """Measured inputs. Not honoured yet."""
+    """What can be measured: names of states, or expressions of states, controls, fixed parameters and ``t`` by name;
+    every state unless given."""
+    controls: dict[str, ControlOptions] = pydantic.Field(default_factory=dict)
+    """Measured inputs: columns of the data that may stand in equations, observables and inputs of holes."""
     events: Any = None
     """Timed or state-triggered jumps. Not honoured yet."""
     grid: Any = None
@@ -75,25 +86,34 @@ class SystemOptions(Options):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> SystemOptions:
-        for key in ("controls", "events", "grid"):
+        for key in ("events", "grid"):
             if getattr(self, key) is not None:
                 raise NotYetError(f"[system.{key}]", where=f"[system] {key}", do="Remove it.")
         self._check_names()
         self._check_parameters()
         self._check_missing()
-        self._check_equations()
-        self._check_observables()
+        used = self._check_equations() | self._check_observables()
+        self._check_use(used)
         return self
 
     @property
     def observed(self) -> tuple[str, ...]:
-        """Names of the states that can be measured, in the order of the states."""
-        wanted = set(self.states if self.observables is None else self.observables)
-        return tuple(name for name in self.states if name in wanted)
+        """Names of what can be measured: states in their order, then expressions as they were given."""
+        wanted = self.states if self.observables is None else self.observables
+        return (
+            *(name for name in self.states if name in wanted),
+            *(name for name in wanted if name not in self.states),
+        )
+
+    @property
+    def observed_expressions(self) -> dict[str, str]:
+        """What each observable is, as text, in the order of `observed`."""
+        texts = self.observables if isinstance(self.observables, dict) else {}
+        return {name: texts.get(name, name) for name in self.observed}
 
     def _check_names(self) -> None:
         owner: dict[str, str] = {}
-        for kind in ("states", "parameters", "missing"):
+        for kind in ("states", "parameters", "controls", "missing"):
             for name in getattr(self, kind):
                 where = f"[system.{kind}] {name}"
                 check_name(name, where=where)
@@ -125,7 +145,7 @@ class SystemOptions(Options):
                 )
 
     def _check_missing(self) -> None:
-        allowed = [*self.states, TIME]
+        allowed = [*self.states, *self.controls, TIME]
         for name, inputs in self.missing.items():
             where = f"[system.missing] {name}"
             if not inputs:
@@ -142,13 +162,14 @@ class SystemOptions(Options):
                     raise InputError(
                         f"the input {item!r}",
                         where=where,
-                        expected="states, or the time t",
+                        expected="states, controls, or the time t",
                         do=did_you_mean(item, allowed),
                     )
             if len(set(inputs)) < len(inputs):
                 raise InputError(f"inputs = {list(inputs)}", where=where, expected="each input once")
 
-    def _check_equations(self) -> None:
+    def _check_equations(self) -> set[str]:
+        """Return the names that the equations use."""
         for name in self.equations:
             if name not in self.states:
                 raise InputError(
@@ -157,7 +178,7 @@ class SystemOptions(Options):
                     expected="one equation for each state",
                     do=did_you_mean(name, self.states),
                 )
-        names = {*self.states, *self.parameters, *self.missing, TIME}
+        names = {*self.states, *self.parameters, *self.controls, *self.missing, TIME}
         used: set[str] = set()
         for name in self.states:
             if name not in self.equations:
@@ -168,39 +189,76 @@ class SystemOptions(Options):
                     do=f'Add {name} = "...", or "0" for a constant.',
                 )
             used |= check_expression(self.equations[name], names, where=f"[system.equations] {name}")
-        for kind in ("missing", "parameters"):
+        return used
+
+    def _check_use(self, used: set[str]) -> None:
+        """Refuse names that stand nowhere; ``used`` are those in equations and observables."""
+        inputs = {name for names in self.missing.values() for name in names}
+        for kind in ("missing", "parameters", "controls"):
             for name in getattr(self, kind):
-                if name not in used:
+                if name not in used and not (kind == "controls" and name in inputs):
                     raise InputError(
                         f"{name!r} in no equation",
                         where=f"[system.{kind}] {name}",
-                        expected="every missing term and every parameter in some equation",
+                        expected="every missing term, parameter and control in some equation",
                         do="Use it in [system.equations] or remove it.",
                     )
 
-    def _check_observables(self) -> None:
+    def _check_observables(self) -> set[str]:
+        """Return the names that the observables use."""
         if self.observables is None:
-            return
+            return set()
         if not self.observables:
             raise InputError("no observables", where="[system] observables", expected="at least one state")
-        for name in self.observables:
-            if isinstance(self.observables, dict) and self.observables[name].strip() != name:
-                raise NotYetError(
-                    f"{name} = {self.observables[name]!r}, an observable that is not a state",
-                    where="[system.observables]",
-                    do=f'Write {name} = "{name}" for a state, and observe states only.',
-                )
-            if name not in self.states:
-                raise InputError(
-                    f"the observable {name!r}",
-                    where="[system.observables]",
-                    expected="names of states",
-                    do=did_you_mean(name, self.states),
-                )
         if len(set(self.observables)) < len(self.observables):
             raise InputError(
                 f"observables = {list(self.observables)}", where="[system] observables", expected="each once"
             )
+        used: set[str] = set()
+        for name in self.observables:
+            if isinstance(self.observables, dict):
+                used |= self._check_observable(name, self.observables[name])
+            elif name not in self.states:
+                raise InputError(
+                    f"the observable {name!r}",
+                    where="[system.observables]",
+                    expected="names of states, or expressions by name",
+                    do=did_you_mean(name, self.states),
+                )
+        return used
+
+    def _check_observable(self, name: str, text: str) -> set[str]:
+        """Return the names that the expression of one observable uses."""
+        where = f"[system.observables] {name}"
+        check_name(name, where=where)
+        names = {*self.states, *self.parameters, *self.controls, *self.missing, TIME}
+        used = set(check_expression(text, names, where=where))
+        if name in names and text.strip() != name:
+            raise InputError(
+                f"{name} = {text!r}, although {name!r} means something else in the system",
+                where=where,
+                expected="a name of its own for every observable that is not a state as it is",
+                do="Rename the observable, and the column of the data.",
+            )
+        for used_name in sorted(used & self.missing.keys()):
+            raise NotYetError(
+                f"the missing term {used_name!r} in an observable", where=where, do="Observe states instead."
+            )
+        for used_name in sorted(used & self.parameters.keys()):
+            if not self.parameters[used_name].fixed:
+                raise NotYetError(
+                    f"the free parameter {used_name!r} in an observable",
+                    where=where,
+                    do=f"Fix {used_name}, or write its value.",
+                )
+        if not used & self.states.keys():
+            raise InputError(
+                f"{name} = {text!r}, which depends on no state",
+                where=where,
+                expected="an expression with at least one state",
+                do=f"Use some of {', '.join(self.states)}, or remove it.",
+            )
+        return used
 
 
 @dataclass(frozen=True)
@@ -242,12 +300,27 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Control:
+    """A measured input.
+
+    Attributes:
+        name: as it stands in the equations, and of its column in the data.
+        interpolation: between two rows ``"linear"``, or the value of the earlier row with ``"hold"``.
+        unit: for reports.
+    """
+
+    name: str
+    interpolation: Literal["linear", "hold"] = "linear"
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
 class MissingTerm:
     """A hole: a symbol in the equations that stands for unknown physics.
 
     Attributes:
         name: as it stands in the equations; it may stand there several times.
-        inputs: names of the states that it depends on; ``"t"`` is the time.
+        inputs: names of the states and controls that it depends on; ``"t"`` is the time.
     """
 
     name: str
@@ -256,7 +329,7 @@ class MissingTerm:
 
 @dataclass(frozen=True)
 class System:
-    """Ordinary differential equations :math:`dx/dt = f(t, x, p, u)` with holes :math:`u`.
+    """Ordinary differential equations :math:`dx/dt = f(t, x, p, u, c)` with holes :math:`u`, controls :math:`c`.
 
     Attributes:
         states: in the order of every state axis.
@@ -264,7 +337,9 @@ class System:
         missing: the holes, in the order of every hole axis; none for a complete system.
         equations: the sympy right-hand side of each state, in the order of the states.
         time_unit: for reports.
-        observables: names of the states that can be measured.
+        observables: names of what can be measured; every state unless given.
+        controls: measured inputs, in the order of every control axis.
+        observed: the sympy expression of each observable that is not the state of its name.
 
     Example:
         >>> system = System.from_text(
@@ -284,6 +359,8 @@ class System:
     equations: dict[str, sympy.Expr]
     time_unit: str | None = None
     observables: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
+    observed: dict[str, sympy.Expr] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.observables:
@@ -296,7 +373,7 @@ class System:
         Raises:
             InputError: if a missing term cancels out of the equations.
         """
-        names = [*options.states, *options.parameters, *options.missing, TIME]
+        names = [*options.states, *options.parameters, *options.controls, *options.missing, TIME]
         equations = {
             name: parse_expression(options.equations[name], names, where=f"[system.equations] {name}")
             for name in options.states
@@ -316,6 +393,12 @@ class System:
             equations=equations,
             time_unit=options.time_unit,
             observables=options.observed,
+            controls=tuple(Control(name, **dict(item)) for name, item in options.controls.items()),
+            observed={
+                name: parse_expression(text, names, where=f"[system.observables] {name}")
+                for name, text in options.observed_expressions.items()
+                if text.strip() != name
+            },
         )
 
     @classmethod
@@ -327,7 +410,8 @@ class System:
         parameters: Mapping[str, float | Mapping[str, Any]] | None = None,
         missing: Mapping[str, Sequence[str]] | None = None,
         time_unit: str | None = None,
-        observables: Sequence[str] | None = None,
+        observables: Sequence[str] | Mapping[str, str] | None = None,
+        controls: Sequence[str] | Mapping[str, Mapping[str, Any]] = (),
     ) -> System:
         """Return a system written in Python instead of an experiment file.
 
@@ -337,7 +421,8 @@ class System:
             parameters: the value, or the options of `Parameter`, per name.
             missing: the inputs of each hole.
             time_unit: for reports.
-            observables: names of the states that can be measured; all unless given.
+            observables: names of the states that can be measured, or expressions by name; all states unless given.
+            controls: names of the measured inputs, or the options of `Control` per name.
 
         Raises:
             InputError: if names clash, an equation is missing or cannot be parsed.
@@ -352,7 +437,10 @@ class System:
             "missing": {name: tuple(inputs) for name, inputs in (missing or {}).items()},
             "equations": dict(equations),
             "time_unit": time_unit,
-            "observables": None if observables is None else tuple(observables),
+            "observables": dict(observables)
+            if isinstance(observables, Mapping)
+            else (None if observables is None else tuple(observables)),
+            "controls": dict(controls) if isinstance(controls, Mapping) else {name: {} for name in controls},
         }
         return cls.from_options(SystemOptions.model_validate(table))
 
@@ -367,14 +455,19 @@ class System:
         return tuple(parameter.name for parameter in self.parameters)
 
     @property
+    def control_names(self) -> tuple[str, ...]:
+        """Names of the controls, in order."""
+        return tuple(control.name for control in self.controls)
+
+    @property
     def missing_names(self) -> tuple[str, ...]:
         """Names of the holes, in order."""
         return tuple(hole.name for hole in self.missing)
 
     @property
     def hole_inputs(self) -> tuple[tuple[int, ...], ...]:
-        """Positions of each hole's inputs among the states; the number of states stands for the time."""
-        names = [*self.state_names, TIME]
+        """Positions of each hole's inputs among the states, then the time, then the controls."""
+        names = [*self.state_names, TIME, *self.control_names]
         return tuple(tuple(names.index(name) for name in hole.inputs) for hole in self.missing)
 
     @property
@@ -386,6 +479,24 @@ class System:
     def dimension(self) -> int:
         """Number of states."""
         return len(self.states)
+
+    def observation(self, names: Sequence[str] | None = None) -> Observation:
+        """Return the functions of the observables of these names, all of them unless given, made once."""
+        chosen = self.observables if names is None else tuple(names)
+        if chosen not in self._observations:
+            fixed = {item.name: item.value for item in self.parameters if item.fixed}
+            self._observations[chosen] = Observation(
+                {name: self.observed.get(name, symbol(name)) for name in chosen},
+                self.state_names,
+                self.control_names,
+                fixed,
+            )
+        return self._observations[chosen]
+
+    def unseen_states(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the states that are none of the observables of these names as they are, in order."""
+        columns = self.observation(names).columns
+        return tuple(name for position, name in enumerate(self.state_names) if position not in columns)
 
     def torch_functions(self) -> TorchSystem:
         """Return the right-hand side and its exact derivatives as torch functions, made once."""
@@ -405,14 +516,44 @@ class System:
         return self._numpy_functions
 
     @cached_property
+    def _observations(self) -> dict[tuple[str, ...], Observation]:
+        return {}
+
+    @cached_property
     def _torch_functions(self) -> TorchSystem:
         return TorchSystem(
-            list(self.equations.values()), self.state_names, self.parameter_names, self.missing_names
+            list(self.equations.values()),
+            self.state_names,
+            self.parameter_names,
+            self.missing_names,
+            self.control_names,
         )
 
     @cached_property
     def _numpy_functions(self) -> NumpySystem:
-        return NumpySystem(list(self.equations.values()), self.state_names, self.parameter_names)
+        return NumpySystem(
+            list(self.equations.values()), self.state_names, self.parameter_names, self.control_names
+        )
+
+    def drive(self, inputs: Mapping[str, sympy.Expr]) -> System:
+        """Return this system with expressions in ``t`` in place of all of its controls.
+
+        Raises:
+            ValueError: if a control has no expression, or one in other names than the time.
+        """
+        if not self.controls:
+            return self
+        for name in self.control_names:
+            if name not in inputs:
+                raise ValueError(f"got no expression of the control {name!r}, expected one for each control")
+            _check_law(name, inputs[name], {TIME})
+        substitution = {symbol(name): sympy.sympify(inputs[name]) for name in self.control_names}
+        return replace(
+            self,
+            equations={name: item.xreplace(substitution) for name, item in self.equations.items()},
+            controls=(),
+            observed={name: item.xreplace(substitution) for name, item in self.observed.items()},
+        )
 
     def fill(self, laws: Mapping[str, sympy.Expr], parameters: tuple[Parameter, ...] = ()) -> System:
         """Return this system with expressions in its holes; holes without a law stay.
@@ -428,7 +569,7 @@ class System:
                 new parameter, or if a new name is taken.
         """
         new_names = [parameter.name for parameter in parameters]
-        taken = {*self.state_names, *self.parameter_names, *self.missing_names, TIME}
+        taken = {*self.state_names, *self.parameter_names, *self.missing_names, *self.control_names, TIME}
         clashes = sorted((taken & set(new_names)) | {name for name in new_names if new_names.count(name) > 1})
         if clashes:
             raise ValueError(f"got the new parameters {', '.join(clashes)}, expected names not in use")

@@ -6,13 +6,19 @@ To add one, add an entry to `SYSTEMS`; nothing else changes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sciml_discover.callables import NumpySystem
 from sciml_discover.errors import InputError, did_you_mean
+from sciml_discover.expressions import TIME, parse_expression
 from sciml_discover.system import System
+
+if TYPE_CHECKING:
+    import sympy
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,7 @@ class KnownSystem:
         initial_states: where it usually starts.
         positive: the states that can only be positive.
         source: where it was published.
+        controls: the input that each control has when it is simulated, as text in ``t``.
     """
 
     name: str
@@ -36,6 +43,7 @@ class KnownSystem:
     initial_states: Mapping[str, float]
     positive: frozenset[str]
     source: str
+    controls: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def system(self) -> System:
@@ -44,7 +52,28 @@ class KnownSystem:
             states={name: {"positive": name in self.positive} for name in self.equations},
             parameters=dict(self.parameters),
             equations=self.equations,
+            controls=tuple(self.controls),
         )
+
+    @cached_property
+    def inputs(self) -> dict[str, sympy.Expr]:
+        """The input of each control as an expression in the time."""
+        return {
+            name: parse_expression(text, [TIME], where=f"known system {self.name}: {name}")
+            for name, text in self.controls.items()
+        }
+
+    @cached_property
+    def driven(self) -> System:
+        """The system with its inputs in place of its controls; itself where it has none."""
+        return self.system.drive(self.inputs) if self.controls else self.system
+
+    def control_values(self, times: np.ndarray) -> np.ndarray:
+        """Return the controls at times, shape ``(times, controls)``."""
+        functions = NumpySystem(list(self.inputs.values()), (), ())
+        nothing = np.zeros(0)
+        rows = [functions.rhs(time, nothing, nothing) for time in times.tolist()]
+        return np.array(rows).reshape(len(times), len(self.controls))
 
     @property
     def parameter_values(self) -> np.ndarray:
@@ -139,6 +168,16 @@ _ALL = (
         initial_states={"y1": 1.0, "y2": 0.0, "y3": 0.0},
         positive=frozenset(),
         source="Robertson 1966, in Walsh (ed.), Numerical Analysis: An Introduction, 178-182",
+    ),
+    KnownSystem(
+        name="driven_oscillator",
+        description="A mass on a hardening spring (Duffing), pushed by a measured force.",
+        equations={"x": "v", "v": "force - damping*v - stiffness*x - cubic*x**3"},
+        parameters={"damping": 0.1, "stiffness": 1.0, "cubic": 0.5},
+        initial_states={"x": 1.0, "v": 0.0},
+        positive=frozenset(),
+        source="Duffing 1918, Erzwungene Schwingungen bei veraenderlicher Eigenfrequenz",
+        controls={"force": "0.5*cos(1.2*t) + 0.3*sin(0.7*t + 0.5) + 0.2*cos(2.1*t)"},
     ),
 )
 

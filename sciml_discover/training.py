@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import numpy as np
 import pydantic
 
 from sciml_discover.base import Options, Progress, Watch, lazy_import, nobody_watches
+from sciml_discover.checkpoint import Checkpoints, Saved, fingerprint, software, tensors_of, with_tensors
+from sciml_discover.errors import SolveError
 from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
+from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
+from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
+from sciml_discover.optimizers.driver import Position, begin, next_round
 from sciml_discover.solve import choose_steps, solve_rows
 from sciml_discover.threads import single_threaded
+from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
@@ -24,6 +33,8 @@ if TYPE_CHECKING:
     from sciml_discover.system import System
 else:
     torch = lazy_import("torch")
+
+T = TypeVar("T")
 
 
 class TrainStage(Options):
@@ -53,55 +64,10 @@ class TrainOptions(Options):
     """The schedule: objectives and optimizers in the order in which they run."""
     starts: int = pydantic.Field(default=4, ge=1, le=256)
     """Networks trained side by side from different initial weights; the best is kept."""
+    keep: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
+    """Fraction of the starts that go on after each round of a second-order method; the weakest leave."""
     network: NetworkOptions = NetworkOptions()
     """The network in each hole."""
-
-
-@dataclass(frozen=True)
-class History:
-    """What happened during training, one row per recorded iteration of the best start."""
-
-    stage: tuple[str, ...]
-    """``"multiple_shooting x adam"`` and the like, per row."""
-    iteration: np.ndarray
-    """Iterations since the start of training, shape ``(rows,)``."""
-    loss: np.ndarray
-    """Value of the stage's objective, shape ``(rows,)``; comparable within a stage only."""
-
-
-@dataclass(frozen=True)
-class TrainedNetwork:
-    """The network that fills one hole, as plain numbers."""
-
-    inputs: tuple[str, ...]
-    hidden: tuple[int, ...]
-    input_center: np.ndarray
-    input_scale: np.ndarray
-    output_scale: float
-    weights: np.ndarray
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """A trained universal differential equation.
-
-    ``chi_square`` is of the RE-SOLVED trajectory on the training rows.
-    """
-
-    status: str
-    """``"converged"``, ``"iteration_limit"`` or ``"diverged"``."""
-    message: str
-    loss: float
-    chi_square: float
-    n_observed: int
-    parameters: dict[str, float]
-    networks: dict[str, TrainedNetwork]
-    initial_states: np.ndarray
-    """Shape ``(trajectories, states)``."""
-    covariance: np.ndarray
-    """Of ``theta`` (free parameters' coordinates, then all networks' weights) at the best start, prior included."""
-    history: History
-    notes: tuple[str, ...]
 
 
 def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
@@ -113,7 +79,7 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     shooting = TrainStage(
         objective=MultipleShooting(segment_length=1), optimizer=GaussNewton(iterations=25, tolerance=0.1)
     )
-    if set(system.state_names) - set(data.train.observables):
+    if system.unseen_states(data.train.observables):
         return (shooting,)
     matching = DerivativeMatching()
     return (
@@ -128,9 +94,11 @@ def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple
     states = rows.smooth_states.flatten(0, 1).cpu().numpy()
     times = rows.times.flatten().cpu().numpy()[:, None]
     signals = np.concatenate([states, times], axis=1)
+    if rows.controls is not None:
+        signals = np.concatenate([signals, rows.controls.flatten(0, 1).cpu().numpy()], axis=1)
     center, spread = signals.mean(axis=0), signals.std(axis=0)
     # A hidden state is constant here: its scale stands in for the spread that nobody has seen.
-    fallback = np.append(rows.scale.cpu().numpy(), 1.0)
+    fallback = np.append(rows.scale.cpu().numpy(), np.ones(signals.shape[1] - states.shape[1]))
     spread = np.where(spread > 1e-9 * fallback, spread, fallback)
     by_hole = hole_influence(system)
     shapes = []
@@ -150,6 +118,87 @@ def hole_influence(system: System) -> np.ndarray:
     return np.array([[hole.name in text for hole in system.missing] for text in texts])
 
 
+@dataclass(frozen=True)
+class Batch:
+    """The starts that are still trained, ``B`` of them, at the begin of a stage.
+
+    Attributes:
+        number: of each among all starts, shape ``(B,)``.
+        fit: where each stands.
+        score: chi-square of the re-solved trajectories plus the prior, shape ``(B,)``; infinite where unsolved.
+        converged: whether the stage that brought each there converged, shape ``(B,)``.
+    """
+
+    number: torch.Tensor
+    fit: FitState
+    score: torch.Tensor
+    converged: torch.Tensor
+
+    def take(self, index: torch.Tensor) -> Batch:
+        """Return the chosen members."""
+        return Batch(self.number[index], self.fit.take(index), self.score[index], self.converged[index])
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far training is: which stage is next, how often it has backed off already, and with which starts."""
+
+    stage: int
+    attempt: int
+    batch: Batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one attempt at a stage gave.
+
+    Attributes:
+        batch: the starts that were not dropped on the way, as they were before.
+        fit: where each stands now.
+        score: as in `Batch`, now.
+        converged: whether each converged.
+    """
+
+    batch: Batch
+    fit: FitState
+    score: torch.Tensor
+    converged: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to go through a stage: as it was asked for, or more cautiously.
+
+    Attributes:
+        name: of the stage, for people.
+        objective: what is minimised.
+        finer: factor of the Runge-Kutta steps per interval.
+        change: what is different from the way before, for people.
+    """
+
+    name: str
+    objective: ObjectiveOptions
+    finer: int = 1
+    change: str = ""
+
+
+def ways(stage: TrainStage) -> tuple[Way, ...]:
+    """Return the ways to go through a stage, each for when those before it led nowhere."""
+    objective, name = stage.objective, f"{stage.objective.kind} x {stage.optimizer.kind}"
+    found = [Way(name, objective)]
+    cautious = objective.backed_off()
+    if cautious is not None:
+        before, after = objective.model_dump(), cautious.model_dump()
+        changes = [
+            f"{key} {after[key]} instead of {before[key]}" for key in after if after[key] != before[key]
+        ]
+        objective = cautious
+        found.append(Way(f"{name}, backed off", objective, 1, ", ".join(changes)))
+    if objective.solves:
+        found.append(Way(f"{name}, backed off", objective, 2, "twice the integration steps"))
+    return tuple(found)
+
+
 @single_threaded
 def train(
     system: System,
@@ -159,11 +208,14 @@ def train(
     seed: int,
     device: str = "cpu",
     watch: Watch = nobody_watches,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 5.0,
 ) -> TrainingResult:
     """Train a network in every hole of a system, several starts side by side, and return the best.
 
     Every stage hands its states and weights to the next; a start that comes out of a stage worse than it went in, by
-    its re-solved trajectory, returns to where it was. So no stage can do harm.
+    its re-solved trajectory, returns to where it was. So no stage can do harm. A stage that helps no start is tried
+    again more cautiously, and then left out. Numerical failures end in a status, never in an exception.
 
     Args:
         system: the known physics with its holes.
@@ -171,7 +223,10 @@ def train(
         options: schedule, number of starts, shape of the networks.
         seed: of the initial weights.
         device: ``"cpu"`` or ``"cuda"``.
-        watch: called with the progress of every iteration.
+        watch: called with the progress of the iterations.
+        checkpoint: a folder for this work alone, in which it writes how far it is; training that was killed goes on
+            from there, to the same result. It is removed at the end.
+        checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
@@ -179,63 +234,263 @@ def train(
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
     theta = torch.cat([ude.parameters.initial(options.starts), weights], dim=1)
     smooth = rows.smooth_states.expand(options.starts, *rows.smooth_states.shape)
-    state = FitState(smooth.clone(), theta)
+    fit = FitState(smooth.clone(), theta)
 
-    stages = options.stages or auto_stages(system, data)
-    hidden = sorted(set(system.state_names) - set(data.train.observables))
-    record, notes = _Recorder(watch, sum(_length(stage) for stage in stages)), []
-    score, converged = _scores(ude, rows, state), torch.zeros(options.starts, dtype=torch.bool, device=device)
-    for stage in stages:
-        name = f"{stage.objective.kind} x {stage.optimizer.kind}"
+    hidden = sorted(system.unseen_states(data.train.observables))
+    record, stages = _Record(watch, options.starts), []
+    for stage in options.stages or auto_stages(system, data):
         if hidden and isinstance(stage.objective, DerivativeMatching):
-            notes.append(f"{name} skipped: nobody measured the derivative of {', '.join(hidden)}")
-            continue
-        steps = choose_steps(ude, rows, state)
-        objective = stage.objective.build(ude, rows, steps)
-        start = objective.start(state)
-        unknowns, settled = stage.optimizer.minimise(objective, start, record.begin(name))
-        following = objective.finish(unknowns)
-        reached = _scores(ude, rows, following)
+            name = ways(stage)[0].name
+            record.notes.append(f"{name} skipped: nobody measured the derivative of {', '.join(hidden)}")
+        else:
+            stages.append(stage)
+    record.total = _iterations(stages, ude, rows)
+    settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
+    number = torch.arange(options.starts, device=device)
+    begin = Standing(0, 0, Batch(number, fit, _scores(ude, rows, fit), settled))
+    key = fingerprint(software(), system, data, options, seed, device)
+    files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
+    batch = _Loop(ude, rows, tuple(stages), options.keep, record, files).run(begin)
+    result = _result(system, ude, rows, batch, record, options)
+    files.remove()
+    return result
+
+
+class _Record:
+    """Keeps the loss of every start and iteration and what happened, and tells the watcher.
+
+    Losses wait on the device until somebody looks, so that an iteration need not wait for it.
+    """
+
+    def __init__(self, watch: Watch, starts: int) -> None:
+        self._watch, self._starts = watch, starts
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._losses: list[np.ndarray] = []
+        self.total = 0
+        self.names: list[str] = []
+        self.events: list[Event] = []
+        self.notes: list[str] = []
+
+    def iteration(self, name: str, values: torch.Tensor, members: torch.Tensor, *, look: bool) -> None:
+        """Add one iteration of the members of the batch; tell of it if ``look``."""
+        self.names.append(name)
+        self._waiting.append((values, members))
+        if look:
+            last = self.losses()[-1]
+            value = float(np.min(last[~np.isnan(last)], initial=np.inf))
+            self._watch(Progress("train", name, min(len(self.names), self.total), self.total, value))
+
+    def event(self, name: str, text: str) -> None:
+        """Add what happened just now."""
+        self.events.append(Event(name, len(self.names), text))
+
+    def losses(self) -> np.ndarray:
+        """Return all losses, shape ``(iterations, starts)``; NaN for starts that were not in the batch."""
+        for values, members in self._waiting:
+            row = np.full(self._starts, np.nan)
+            row[members.cpu().numpy()] = values.cpu().numpy()
+            self._losses.append(row)
+        self._waiting.clear()
+        return np.array(self._losses).reshape(-1, self._starts)
+
+    def saved(self) -> dict[str, Any]:
+        """Return the texts as JSON."""
+        events = [[event.stage, event.iteration, event.text] for event in self.events]
+        return {"names": self.names, "events": events, "notes": self.notes}
+
+    def recall(self, saved: Saved) -> None:
+        """Go on from what was saved."""
+        self.names = list(saved.notes["names"])
+        self.events = [Event(*event) for event in saved.notes["events"]]
+        self.notes = list(saved.notes["notes"])
+        self._losses = list(saved.tensors["losses"])
+
+
+class _Loop:
+    """The one loop over stages, rounds and iterations, and the one place where failures are judged."""
+
+    def __init__(
+        self,
+        ude: UDE,
+        rows: Rows,
+        stages: tuple[TrainStage, ...],
+        keep: float,
+        record: _Record,
+        files: Checkpoints,
+    ) -> None:
+        self._ude, self._rows, self._stages, self._keep = ude, rows, stages, keep
+        self._record, self._files = record, files
+
+    def run(self, standing: Standing) -> Batch:
+        """Return the starts after all stages, from the checkpoint if there is one."""
+        saved = self._files.read()
+        if saved is not None:
+            self._record.recall(saved)
+            batch = with_tensors(standing.batch, saved.tensors, "batch")
+            standing = Standing(saved.notes["stage"], saved.notes["attempt"], batch)
+        while standing.stage < len(self._stages):
+            inside = saved if saved is not None and saved.notes["steps"] else None
+            standing, saved = self._go_through(standing, inside), None
+            self._save(standing)
+        return standing.batch
+
+    def _go_through(self, standing: Standing, saved: Saved | None) -> Standing:
+        """Return where training stands after a stage, or before another attempt at it."""
+        stage = self._stages[standing.stage]
+        possible = ways(stage)
+        way = possible[standing.attempt]
+        outcome, problem = numerically(lambda: self._attempt(standing, stage.optimizer, way, saved))
+        batch = standing.batch if outcome is None else outcome.batch
+        if outcome is not None:
+            problem = _no_help(batch.score, outcome.score)
+        if problem and standing.attempt + 1 < len(possible):
+            change = possible[standing.attempt + 1].change
+            self._record.event(way.name, f"{problem}; trying again with {change}")
+            return Standing(standing.stage, standing.attempt + 1, batch)
+        if problem:
+            self._record.event(way.name, f"{problem}; there is nothing else to try")
+        if outcome is None:
+            self._record.notes.append(f"{way.name} left out after a numerical failure: {problem}")
+            return Standing(standing.stage + 1, 0, batch)
+        batch = self._better(way.name, outcome)
+        if stage.optimizer.order == 2 and self._keep < 1.0:
+            batch = batch.take(self._strongest(way.name, batch.score))
+        return Standing(standing.stage + 1, 0, batch)
+
+    def _attempt(
+        self, standing: Standing, optimizer: AbstractOptimizer, way: Way, saved: Saved | None
+    ) -> Outcome:
+        """Minimise the stage's objective in one way."""
+        batch = standing.batch
+        steps = saved.notes["steps"] if saved else way.finer * choose_steps(self._ude, self._rows, batch.fit)
+        objective = way.objective.build(self._ude, self._rows, steps)
+        if saved is None:
+            position = begin(optimizer, objective, objective.start(batch.fit))
+        else:
+            position = _position(optimizer, objective, batch.fit, saved)
+        while True:
+            if bool(position.state.done):
+                self._tell_of_troubles(way.name, position.state)
+                upcoming = next_round(optimizer, position)
+                if upcoming is None:
+                    break
+                if optimizer.order == 2 and self._keep < 1.0:
+                    index = self._strongest(way.name, position.state.value)
+                    batch, objective = batch.take(index), upcoming.objective.take(index)
+                    unknowns = position.state.unknowns[index]
+                    upcoming = Position(objective, optimizer.begin(objective, unknowns))
+                position = upcoming
+            state = optimizer.step(position.objective, position.state)
+            position = Position(position.objective, state)
+            look = bool(state.done) or int(state.iteration) % optimizer.report_every == 0
+            self._record.iteration(way.name, state.value, batch.number, look=look)
+            if self._files.due:
+                self._save(replace(standing, batch=batch), position, steps)
+        fit = position.objective.finish(position.state.unknowns)
+        return Outcome(batch, fit, _scores(self._ude, self._rows, fit), position.state.converged)
+
+    def _better(self, name: str, outcome: Outcome) -> Batch:
+        """Return the batch after a stage, in which nobody is worse than before it."""
+        batch, following, reached = outcome.batch, outcome.fit, outcome.score
         # A start that nothing can re-solve yet is not judged by its re-solved trajectory.
-        better = ~(reached > score) | ~torch.isfinite(score)
+        better = ~(reached > batch.score) | ~torch.isfinite(batch.score)
+        better &= torch.isfinite(following.theta).all(1)
         if not bool(better.all()):
-            notes.append(
+            self._record.notes.append(
                 f"{name}: {int((~better).sum())} of {len(better)} starts went back to where they were"
             )
-        state = FitState(
-            torch.where(better[:, None, None, None], following.states, state.states),
-            torch.where(better[:, None], following.theta, state.theta),
+        # Where a segment ran away, the next stage begins with the states of before.
+        solved = better[:, None, None, None] & torch.isfinite(following.states)
+        fit = FitState(
+            torch.where(solved, following.states, batch.fit.states),
+            torch.where(better[:, None], following.theta, batch.fit.theta),
         )
-        score, converged = torch.where(better, reached, score), torch.where(better, settled, converged)
-    return _result(system, ude, rows, state, score, converged, record, notes, options)
+        return Batch(
+            batch.number,
+            fit,
+            torch.where(better, reached, batch.score),
+            torch.where(better, outcome.converged, batch.converged),
+        )
+
+    def _strongest(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Return the positions of the starts that go on, those of the lowest values, in their order."""
+        count = math.ceil(self._keep * len(values))
+        if count < len(values):
+            self._record.event(
+                name, f"{len(values) - count} of {len(values)} starts were dropped as the weakest"
+            )
+        order = torch.argsort(torch.nan_to_num(values, nan=torch.inf), stable=True)
+        return torch.sort(order[:count]).values
+
+    def _tell_of_troubles(self, name: str, state: AbstractState) -> None:
+        """Add events for members that were not finite in this round, or gave up."""
+        lost, count = state.lost.cpu(), len(state.lost)
+        if bool((lost > 0).any()):
+            self._record.event(
+                name,
+                f"{int((lost > 0).sum())} of {count} starts not finite in up to {int(lost.max())} iterations: "
+                "returned to their best point",
+            )
+        if stalled := int(state.stalled.sum()):
+            self._record.event(name, f"{stalled} of {count} starts stalled: no step makes them better")
+
+    def _save(self, standing: Standing, position: Position | None = None, steps: int = 0) -> None:
+        """Write down where training stands, at the begin of a stage or inside it."""
+        tensors = {"losses": self._record.losses(), **tensors_of(standing.batch, "batch")}
+        if position is not None:
+            tensors |= tensors_of(position.state, "state")
+            for name, tensor in position.objective.memory.items():
+                tensors[f"memory.{name}"] = tensor.cpu().numpy()
+        place = {"stage": standing.stage, "attempt": standing.attempt, "steps": steps}
+        self._files.write(Saved({**place, **self._record.saved()}, tensors))
 
 
-class _Recorder:
-    """Keeps the loss of every start and iteration, and tells the watcher."""
-
-    def __init__(self, watch: Watch, total: int) -> None:
-        self._watch, self._total = watch, total
-        self.names: list[str] = []
-        self.losses: list[np.ndarray] = []
-
-    def begin(self, name: str):
-        """Return what an optimizer calls after each iteration of a stage."""
-
-        def report(iteration: int, values: torch.Tensor) -> None:  # noqa: ARG001 - counted here, over all stages
-            self.names.append(name)
-            self.losses.append(values.detach().cpu().numpy().copy())
-            step = min(len(self.losses), self._total)
-            self._watch(Progress("train", name, step, self._total, float(np.min(self.losses[-1]))))
-
-        return report
+def _position(
+    optimizer: AbstractOptimizer, objective: AbstractObjective, fit: FitState, saved: Saved
+) -> Position:
+    """Return the position inside a stage that was saved."""
+    memory = {
+        name.removeprefix("memory."): torch.as_tensor(array).clone()
+        for name, array in saved.tensors.items()
+        if name.startswith("memory.")
+    }
+    recalled = objective.recall(memory)
+    like = optimizer.begin(recalled, recalled.start(fit))
+    return Position(recalled, with_tensors(like, saved.tensors, "state"))
 
 
-def _length(stage: TrainStage) -> int:
-    """Return the most iterations that a stage can report."""
-    rounds = (
-        4 if isinstance(stage.optimizer, GaussNewton) and stage.objective.kind != "derivative_matching" else 1
+def numerically(action: Callable[[], T]) -> tuple[T | None, str]:
+    """Return what an action gives, or None and what went wrong with its numbers.
+
+    Only failures of numerics are caught; mistakes in the program go their way.
+    """
+    try:
+        return action(), ""
+    except (
+        torch.linalg.LinAlgError,  # pyright: ignore[reportPrivateImportUsage]
+        SolveError,
+        FloatingPointError,
+        OverflowError,
+    ) as error:
+        return None, str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def _no_help(before: torch.Tensor, after: torch.Tensor) -> str:
+    """Return why a stage helped no start, by their scores; empty if it did, or did no harm to speak of."""
+    if not bool(torch.isfinite(after).any()):
+        return "no start could be re-solved"
+    # An optimum that was reached before is left by rounding errors alone.
+    return "every start came out worse" if bool((after > 1.01 * before + 0.1).all()) else ""
+
+
+def _iterations(stages: Sequence[TrainStage], ude: UDE, rows: Rows) -> int:
+    """Return the most iterations that a schedule can take, if no stage has to back off."""
+    return sum(
+        stage.optimizer.most_iterations(
+            stage.objective.build(ude, rows, steps=1).rounds_of(stage.optimizer.order)
+        )
+        for stage in stages
     )
-    return stage.optimizer.iterations * rounds
 
 
 def _scores(ude: UDE, rows: Rows, state: FitState) -> torch.Tensor:
@@ -251,15 +506,13 @@ def _result(
     system: System,
     ude: UDE[ResidualNetworks],
     rows: Rows,
-    state: FitState,
-    score: torch.Tensor,
-    converged: torch.Tensor,
-    record: _Recorder,
-    notes: list[str],
+    batch: Batch,
+    record: _Record,
     options: TrainOptions,
 ) -> TrainingResult:
-    best = int(torch.argmin(score))
-    chosen = state.take(torch.tensor([best], device=score.device))
+    order = torch.argsort(batch.score, stable=True)
+    ranked = batch.take(order)
+    chosen = ranked.fit.take(torch.tensor([0], device=order.device))
     steps = choose_steps(ude, rows, chosen)
     initial = chosen.states[:, :, 0]
     solved = solve_rows(ude, rows, initial, chosen.theta, steps)
@@ -267,13 +520,17 @@ def _result(
     parameters = ude.parameters.physical(chosen.theta[:, : ude.n_free])[0].tolist()
     if not np.isfinite(chi_square):
         status, message = "diverged", "no start could be re-solved over the whole series"
-    elif bool(converged[best]):
+    elif bool(ranked.converged[0]):
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
     shooting = MultipleShooting(segment_length=1).build(ude, rows, steps)
-    covariance = shooting.covariance(shooting.start(chosen))[0].cpu().numpy()
-    notes = notes + _undetermined(system, ude, chosen, covariance)
+    found, problem = numerically(lambda: shooting.covariance(shooting.start(chosen))[0].cpu().numpy())
+    size = ude.n_theta + initial[0].numel()
+    covariance = np.full((size, size), np.inf) if found is None else found
+    if problem:
+        record.notes.append(f"no covariance could be computed ({problem})")
+    notes = record.notes + _undetermined(system, ude, chosen, covariance)
     networks, begin = {}, ude.n_free
     for hole, shape in zip(system.missing, ude.filling.shapes, strict=True):
         end = begin + shape.n_weights
@@ -286,18 +543,22 @@ def _result(
             weights=chosen.theta[0, begin:end].cpu().numpy(),
         )
         begin = end
-    losses = np.array([row[best] for row in record.losses])
+    losses = record.losses()[:, int(ranked.number[0])]
+    carried = "" if len(order) == options.starts else f", {len(order)} of them carried to the end"
     return TrainingResult(
         status=status,
-        message=f"{message}; best of {options.starts} starts",
-        loss=float(score[best]) / max(rows.n_observed, 1),
+        message=f"{message}; best of {options.starts} starts{carried}",
+        loss=float(ranked.score[0]) / max(rows.n_observed, 1),
         chi_square=chi_square,
         n_observed=rows.n_observed,
         parameters=dict(zip(system.parameter_names, parameters, strict=True)),
         networks=networks,
         initial_states=initial[0].cpu().numpy(),
         covariance=covariance,
-        history=History(tuple(record.names), np.arange(len(losses)), losses),
+        survivors=Survivors(
+            ranked.number.cpu().numpy(), ranked.fit.theta.cpu().numpy(), ranked.score.cpu().numpy()
+        ),
+        history=History(tuple(record.names), np.arange(len(losses)), losses, tuple(record.events)),
         notes=tuple(notes),
     )
 

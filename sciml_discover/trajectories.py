@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pydantic
@@ -46,11 +46,21 @@ class Trajectory:
         name: the label of the trajectory, such as a site or an experiment number.
         times: strictly increasing times of the rows, shape ``(rows,)``.
         values: what was measured, shape ``(rows, observables)``; NaN where nothing was.
+        controls: the measured inputs, without gaps, shape ``(rows, controls)``; none unless given.
     """
 
     name: str
     times: np.ndarray
     values: np.ndarray
+    controls: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+
+    def __post_init__(self) -> None:
+        if not self.controls.size:
+            object.__setattr__(self, "controls", np.zeros((len(self.times), 0)))
+
+    def rows(self, which: slice) -> Trajectory:
+        """Return some of the rows."""
+        return Trajectory(self.name, self.times[which], self.values[which], self.controls[which])
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,14 @@ class Dataset:
     """Several trajectories of the same observables.
 
     Attributes:
-        observables: names of the measured states, in the order of the columns of ``values``.
+        observables: names of what was measured, in the order of the columns of ``values``.
         trajectories: one or more; lengths and times may differ.
+        controls: names of the measured inputs, in the order of the columns of ``controls``.
     """
 
     observables: tuple[str, ...]
     trajectories: tuple[Trajectory, ...]
+    controls: tuple[str, ...] = ()
 
     @property
     def start_times(self) -> tuple[float, ...]:
@@ -130,7 +142,7 @@ def _split_by_trajectory(dataset: Dataset, names: tuple[str, ...]) -> tuple[Data
             do="Hold out fewer.",
         )
     held = tuple(item for item in dataset.trajectories if item.name in names)
-    return Dataset(dataset.observables, kept), Dataset(dataset.observables, held)
+    return replace(dataset, trajectories=kept), replace(dataset, trajectories=held)
 
 
 def _split_by_time(dataset: Dataset, options: HoldoutOptions) -> tuple[Dataset, Dataset]:
@@ -139,10 +151,10 @@ def _split_by_time(dataset: Dataset, options: HoldoutOptions) -> tuple[Dataset, 
         n_rows = len(item.times)
         n_held = options.rows if options.rows is not None else round((options.fraction or 0.0) * n_rows)
         cut = max(n_rows - n_held, 0)
-        kept.append(Trajectory(item.name, item.times[:cut], item.values[:cut]))
+        kept.append(item.rows(slice(cut)))
         if n_held:
-            held.append(Trajectory(item.name, item.times[cut:], item.values[cut:]))
-    return Dataset(dataset.observables, tuple(kept)), Dataset(dataset.observables, tuple(held))
+            held.append(item.rows(slice(cut, None)))
+    return replace(dataset, trajectories=tuple(kept)), replace(dataset, trajectories=tuple(held))
 
 
 def _check_training_rows(train: Dataset, holdout: Dataset | None) -> None:

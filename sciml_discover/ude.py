@@ -114,26 +114,54 @@ class UDE(Generic[Filling]):
         free = torch.zeros(batch, self.n_free, dtype=torch.float64, device=self.device)
         return torch.cat([free, self.filling.prior_precision(batch)], dim=1)
 
-    def rhs(self, time: torch.Tensor, state: torch.Tensor, theta: torch.Tensor) -> torch.Tensor:
-        """Return the time derivative at ``P`` points, shape ``(B, P, states)``."""
+    def rhs(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the time derivative at ``P`` points, shape ``(B, P, states)``.
+
+        Args:
+            time: shape ``(P,)``.
+            state: shape ``(B, P, states)``.
+            theta: shape ``(B, n_theta)``.
+            controls: shape ``(P, controls)``; None for a system without controls.
+        """
         coordinates, weights = self.split(theta)
-        holes = self.filling.value(weights, time, state)
-        return self.functions.rhs(time, state, self.parameters.physical(coordinates)[:, None, :], holes)
+        holes = self.filling.value(weights, time, state, controls)
+        parameters = self.parameters.physical(coordinates)[:, None, :]
+        return self.functions.rhs(time, state, parameters, holes, controls)
 
     def linearize(
-        self, time: torch.Tensor, state: torch.Tensor, theta: torch.Tensor
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the time derivative and its derivatives by state and by ``theta``."""
+        """Return the time derivative and its derivatives by state and by ``theta``; see `rhs`."""
         coordinates, weights = self.split(theta)
-        holes, by_state, by_weights = self.filling.linearize(weights, time, state)
+        holes, by_state, by_weights = self.filling.linearize(weights, time, state, controls)
         parameters = self.parameters.physical(coordinates)[:, None, :]
-        value, f_x, f_p, f_u = self.functions.linearize(time, state, parameters, holes)
+        value, f_x, f_p, f_u = self.functions.linearize(time, state, parameters, holes, controls)
         f_x = f_x + f_u @ by_state
         f_w = f_u @ by_weights
         if self.n_free:
             slope = self.parameters.slope(coordinates)[:, None, None, :]
             f_w = torch.cat([f_p[..., self.parameters.free_positions] * slope, f_w], dim=-1)
         return value, f_x, f_w
+
+    def linearize_states(
+        self, time: torch.Tensor, state: torch.Tensor, theta: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the time derivative and its derivative by state, as `linearize` does, without those by ``theta``."""
+        coordinates, weights = self.split(theta)
+        holes, by_state = self.filling.linearize_states(weights, time, state)
+        parameters = self.parameters.physical(coordinates)[:, None, :]
+        value, f_x, _, f_u = self.functions.linearize(time, state, parameters, holes)
+        return value, f_x + f_u @ by_state
 
     def take(self, index: torch.Tensor) -> UDE:
         """Return the equation of the chosen members of the batch only."""

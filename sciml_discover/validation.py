@@ -10,7 +10,7 @@ import pydantic
 
 from sciml_discover.base import Options, Progress, Watch, nobody_watches
 from sciml_discover.baselines import known_only, sindy_on_data
-from sciml_discover.expressions import parse_expression
+from sciml_discover.expressions import TIME, parse_expression
 from sciml_discover.forecasts import (
     AbstractModel,
     Forecast,
@@ -293,15 +293,21 @@ def _extrapolate(model: LawModel, truth: KnownSystem, data: PreparedData, end: f
     """Compare the law with the noise-free truth from the first row to ``end``."""
     first = data.train.trajectories[0]
     times = np.linspace(first.times[0], end, 1001)
+    model = model.driven(truth.inputs)
     exact = truth_path(truth, times)
     found = model.path(0, times)
     if exact is None or found is None:
         return None
-    columns = [list(truth.equations).index(name) for name in data.train.observables]
-    reference = Dataset(data.train.observables, (Trajectory(first.name, times, exact[:, columns]),))
-    own = [model.names.index(name) for name in data.train.observables]
+    observation = model.system.observation(data.train.observables)
+    # A state that the truth does not have has no true value.
+    states = np.full((len(times), len(model.names)), np.nan)
+    for column, name in enumerate(model.names):
+        if name in truth.equations:
+            states[:, column] = exact[:, list(truth.equations).index(name)]
+    reference = Trajectory(first.name, times, observation.values(times, states))
     constant = best_constant(data.train, data.noise)
-    return measure(reference, [found[:, own]], None, data.noise, constant)
+    prediction = [observation.values(times, found)]
+    return measure(Dataset(data.train.observables, (reference,)), prediction, None, data.noise, constant)
 
 
 def compare_with_truth(law: Law, truth: KnownSystem) -> TruthComparison:
@@ -310,7 +316,8 @@ def compare_with_truth(law: Law, truth: KnownSystem) -> TruthComparison:
     if set(names) != set(law.equations_full):
         return TruthComparison(False, {})
     exact = {name: _inline(truth, name) for name in names}
-    found = {name: parse_expression(law.equations_full[name], [*names, "t"], where="law") for name in names}
+    known = [*names, *truth.controls, TIME]
+    found = {name: parse_expression(law.equations_full[name], known, where="law") for name in names}
     errors = {}
     for name in names:
         coefficients = canonical_terms(found[name])

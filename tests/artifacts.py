@@ -19,7 +19,7 @@ from sciml_discover.result import DiscoveryResult, assemble_result
 from sciml_discover.scores import Metrics
 from sciml_discover.selection import RankedLaws
 from sciml_discover.system import System
-from sciml_discover.training import History, TrainedNetwork, TrainingResult
+from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.validation import (
     Curve,
@@ -142,10 +142,14 @@ def _trained(data: PreparedData) -> TrainingResult:
         networks={"predation": network, "growth": network},
         initial_states=np.array([INITIAL]),
         covariance=np.eye(2),
+        survivors=Survivors(np.array([2, 0]), np.zeros((2, 43)), np.array([34.0, 36.5])),
         history=History(
             stage=("derivative_matching x adam",) * 10 + ("multiple_shooting x lbfgs",) * 20,
             iteration=steps,
             loss=np.concatenate([100.0 * np.exp(-steps[:10] / 40.0), 5.0 * np.exp(-steps[:20] / 60.0) + 0.5]),
+            events=(
+                Event("multiple_shooting x lbfgs", 200, "1 of 4 starts stalled: no step makes them better"),
+            ),
         ),
         notes=("alpha is not identifiable beside a free network in the same equation.",),
     )

@@ -73,10 +73,19 @@ class FakeVerbs:
         return self.run.data
 
     def train(
-        self, system: Any, data: Any, options: training.TrainOptions, *, seed: int, device: str, watch: Any
+        self,
+        system: Any,
+        data: Any,
+        options: training.TrainOptions,
+        *,
+        seed: int,
+        device: str,
+        watch: Any,
+        checkpoint: Path,
     ) -> training.TrainingResult:
         self._begin("train")
         watch(Progress("train", "fitting", 1, 2, 0.5))
+        assert checkpoint.name.startswith("train-")
         assert (system.state_names, device) == (("hare", "lynx"), "cpu")
         np.testing.assert_array_equal(data.train.trajectories[0].times, np.arange(17) / 4)
         return dataclasses.replace(self.run.trained, message=f"{options.starts} starts, seed {seed}")

@@ -7,13 +7,14 @@ system to `PROBLEMS` is how all of them meet it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.controls import ControlSignal
 from sciml_discover.expressions import parse_expression, symbol
 from sciml_discover.holes import MaskedLibraries, NetworkShape, ResidualNetworks
 from sciml_discover.integrate import solve_reference
@@ -27,8 +28,16 @@ from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import BestSubset, HoleSupports, Stlsq, Supports
+from sciml_discover.smoothers import SmoothingSpline
 from sciml_discover.system import System
-from sciml_discover.training import History, NetworkOptions, TrainedNetwork, TrainingResult, network_shapes
+from sciml_discover.training import (
+    History,
+    NetworkOptions,
+    Survivors,
+    TrainedNetwork,
+    TrainingResult,
+    network_shapes,
+)
 from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import UDE
 
@@ -41,6 +50,7 @@ else:
 
 OBJECTIVES = (
     DerivativeMatching(),
+    DerivativeMatching(smoother=SmoothingSpline()),
     MultipleShooting(segment_length=1),
     MultipleShooting(segment_length=3),
     MultipleShooting(segment_length="all"),
@@ -69,6 +79,7 @@ class Problem:
         initial: true initial states, shape ``(trajectories, states)``.
         times: rows of each trajectory.
         unseen: trajectory, row and observable of values that nobody measured.
+        controls: of each trajectory at its rows, shape ``(rows, controls)``; none unless given.
     """
 
     name: str
@@ -77,6 +88,7 @@ class Problem:
     initial: np.ndarray
     times: tuple[np.ndarray, ...]
     unseen: tuple[tuple[int, int, int], ...] = ()
+    controls: tuple[np.ndarray, ...] = ()
 
     @cached_property
     def filled(self) -> System:
@@ -94,13 +106,34 @@ class Problem:
     def states(self, trajectory: int, times: np.ndarray) -> np.ndarray:
         """Return the true states at times, shape ``(times, states)``."""
         start = float(self.times[trajectory][0])
-        return solve_reference(self.filled, self.parameters, self.initial[trajectory], times, start=start)
+        return solve_reference(
+            self.filled,
+            self.parameters,
+            self.initial[trajectory],
+            times,
+            start=start,
+            controls=self.signal(trajectory),
+        )
+
+    def signal(self, trajectory: int) -> ControlSignal | None:
+        """Return the controls of a trajectory."""
+        if not self.controls:
+            return None
+        held = np.array([control.interpolation == "hold" for control in self.system.controls])
+        return ControlSignal(self.times[trajectory], self.controls[trajectory], held)
+
+    def clean(self) -> list[np.ndarray]:
+        """Return the observables without noise, at the rows of each trajectory."""
+        observation = self.system.observation()
+        given = self.controls or (None,) * len(self.times)
+        return [
+            observation.values(times, self.states(j, times), controls)
+            for j, (times, controls) in enumerate(zip(self.times, given, strict=True))
+        ]
 
     def dataset(self, relative: float = 0.0, seed: int = 0) -> Dataset:
         """Return the observables at the rows, with noise relative to their mean size."""
-        names = self.system.observables
-        columns = [self.system.state_names.index(name) for name in names]
-        clean = [self.states(j, times)[:, columns] for j, times in enumerate(self.times)]
+        names, clean = self.system.observables, self.clean()
         sd = relative * np.abs(np.concatenate(clean)).mean(axis=0)
         generator = np.random.default_rng(seed)
         values = [item + sd * generator.standard_normal(item.shape) for item in clean]
@@ -109,16 +142,15 @@ class Problem:
         return Dataset(
             names,
             tuple(
-                Trajectory(f"site {j}", time, value)
+                Trajectory(f"site {j}", time, value, *self.controls[j : j + 1])
                 for j, (time, value) in enumerate(zip(self.times, values, strict=True))
             ),
+            self.system.control_names,
         )
 
     def noise(self, relative: float, lognormal: bool = False) -> Noise:
         """Return the noise of `dataset`, as somebody who knows it would give it; or that of logarithms."""
-        names = self.system.observables
-        columns = [self.system.state_names.index(name) for name in names]
-        clean = [self.states(j, times)[:, columns] for j, times in enumerate(self.times)]
+        names, clean = self.system.observables, self.clean()
         sd = (
             relative * np.abs(np.concatenate(clean)).mean(axis=0)
             if not lognormal
@@ -205,7 +237,48 @@ A hole in two equations, a hole in the time, a hidden state, trajectories of une
 times, missing values (a whole first row too), parameters free, bounded and fixed.
 """
 
-PROBLEMS = (LOGISTIC, LOTKA_VOLTERRA, FORCED, EXCHANGE)
+DOSED = Problem(
+    name="dosed",
+    system=System.from_text(
+        states=["a", "b"],
+        parameters={
+            "k": {"value": 0.5, "bounds": (0.0, 2.0)},
+            "gain": {"value": 2.0, "fixed": True},
+        },
+        controls={"dose": {"interpolation": "hold"}, "light": {}},
+        missing={"uptake": ["light", "a"]},
+        equations={"a": "dose - uptake", "b": "uptake - k*b*light**2"},
+        observables={"amount": "a", "signal": "gain*b + 0.3*a*b + 0.1*dose + 0.05*t"},
+    ),
+    laws={"uptake": "0.6*a*light"},
+    initial=np.array([[1.5, 0.4], [0.5, 1.0]]),
+    times=(np.array([0.0, 0.4, 0.5, 1.1, 1.6, 2.4, 2.5, 3.0, 3.7]), np.array([1.0, 1.3, 2.0, 2.6, 3.1])),
+    unseen=((0, 3, 0), (1, 2, 1)),
+    controls=(
+        np.array([[0, 2, 2, 0, 0, 1, 1, 3, 0], [1.0, 0.6, 0.7, 1.2, 1.5, 0.9, 0.5, 0.3, 0.8]]).T,
+        np.array([[1, 1, 0, 2, 5], [0.5, 0.8, 0.9, 1.4, 1.0]]).T,
+    ),
+)
+"""Measured inputs: a held one that jumps, another that is a hole's input and bends, seen in an expression.
+
+The state b is hidden in that expression, the other observable is a state under another name.
+"""
+
+_TIMES = np.arange(0.0, 12.01, 0.25)
+DOSED_LONG = replace(
+    DOSED,
+    name="dosed for longer",
+    initial=np.array([[1.5, 0.4], [0.5, 1.0]]),
+    times=(_TIMES, _TIMES[:33]),
+    unseen=(),
+    controls=(
+        np.column_stack([np.round(1.0 + np.sin(2.0 * _TIMES)), 1.0 + 0.5 * np.sin(_TIMES)]),
+        np.column_stack([np.round(1.0 + np.cos(3.0 * _TIMES)), 1.0 + 0.5 * np.cos(1.3 * _TIMES)])[:33],
+    ),
+)
+"""`DOSED` with enough rows to find its law."""
+
+PROBLEMS = (LOGISTIC, LOTKA_VOLTERRA, FORCED, EXCHANGE, DOSED)
 """Every system with a known answer."""
 
 
@@ -216,7 +289,7 @@ def value(expression: sympy.Expr, point: Mapping[str, float]) -> float:
 
 def network_ude(system: System, hidden: tuple[int, ...] = (3, 2), prior: float = 0.3) -> UDE:
     """Return a system with small networks of unequal scales in its holes."""
-    names = [*system.state_names, "t"]
+    names = [*system.state_names, "t", *system.control_names]
     shapes = [
         NetworkShape(
             tuple(names.index(name) for name in hole.inputs),
@@ -232,7 +305,7 @@ def network_ude(system: System, hidden: tuple[int, ...] = (3, 2), prior: float =
 
 def true_ude(problem: Problem) -> tuple[UDE, torch.Tensor]:
     """Return the equation with the true law in every hole, and its true unknowns."""
-    names = [*problem.system.state_names, "t"]
+    names = [*problem.system.state_names, "t", *problem.system.control_names]
     holes = problem.system.missing
     libraries = [
         Library(hole.inputs, [parse_expression(problem.laws[hole.name], hole.inputs, where="truth")])
@@ -241,6 +314,13 @@ def true_ude(problem: Problem) -> tuple[UDE, torch.Tensor]:
     inputs = [tuple(names.index(name) for name in hole.inputs) for hole in holes]
     ude = UDE(problem.system, MaskedLibraries(libraries, inputs, [np.ones((1, 1)) for _ in holes]))
     return ude, torch.cat([ude.parameters.initial(1), torch.ones(1, len(holes)).double()], dim=1)
+
+
+def random_controls(system: System, *shape: int, seed: int = 5) -> torch.Tensor | None:
+    """Return controls between a half and one and a half, shape ``(*shape, controls)``; None without controls."""
+    if not system.controls:
+        return None
+    return torch.as_tensor(np.random.default_rng(seed).uniform(0.5, 1.5, (*shape, len(system.controls))))
 
 
 def untrained(problem: Problem, seed: int = 0) -> TrainingResult:
@@ -266,6 +346,7 @@ def untrained(problem: Problem, seed: int = 0) -> TrainingResult:
         networks=trained,
         initial_states=problem.initial,
         covariance=1e-4 * np.eye(size),
+        survivors=Survivors(np.zeros(1, dtype=int), np.zeros((1, size)), np.ones(1)),
         history=History((), np.zeros(0, dtype=int), np.zeros(0)),
         notes=(),
     )

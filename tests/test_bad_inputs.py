@@ -198,12 +198,6 @@ CASES = [
     Bad("nonsense set", nothing, "override 'train.starts=[1'", ("'[1'", "TOML value"), ("train.starts=[1",)),
     # What this version cannot do.
     Bad(
-        "controls",
-        table("[system.controls]\nfeed = {}"),
-        f"{FILE}[system] controls",
-        ("cannot do yet", "Remove it"),
-    ),
-    Bad(
         "events",
         table("[[system.events]]\nat = 1902"),
         f"{FILE}[system] events",
@@ -211,10 +205,96 @@ CASES = [
     ),
     Bad("grid", table("[system.grid]\nx = 9"), f"{FILE}[system] grid", ("cannot do yet", "Remove it")),
     Bad(
-        "observable that is an expression",
+        "free parameter in an observable",
+        table('[system.observables]\ntotal = "alpha*hare + lynx"'),
+        f"{FILE}[system.observables] total",
+        ("free parameter 'alpha'", "cannot do yet", "Fix alpha"),
+    ),
+    Bad(
+        "missing term in an observable",
+        table('[system.observables]\ntotal = "hare + growth"'),
+        f"{FILE}[system.observables] total",
+        ("missing term 'growth'", "cannot do yet", "Observe states"),
+    ),
+    # Controls and observables.
+    Bad(
+        "control in no equation",
+        table("[system.controls]\nfeed = {}"),
+        f"{FILE}[system.controls] feed",
+        ("'feed' in no equation", "Use it in [system.equations]"),
+    ),
+    Bad(
+        "control with the name of a parameter",
+        table("[system.controls]\nalpha = {}"),
+        f"{FILE}[system.controls] alpha",
+        ("also in [system.parameters]", "Rename"),
+    ),
+    Bad(
+        "unknown control",
+        toml(EQUATION, '"alpha*hare - predation - fed"'),
+        f"{FILE}[system.equations] hare",
+        ("unknown name 'fed'", "column 26"),
+    ),
+    Bad(
+        "unknown interpolation",
+        table('[system.controls]\nfeed = { interpolation = "cubic" }'),
+        f"{FILE}[system.controls.feed] interpolation",
+        ("'cubic'", "'linear' or 'hold'"),
+    ),
+    Bad(
+        "control without a column",
+        lambda folder: (
+            toml(EQUATION, '"alpha*hare - predation + feed"')(folder),
+            table("[system.controls]\nfeed = {}")(folder),
+        ),
+        "pelts.csv",
+        ("no column 'feed'", "the control 'feed'"),
+    ),
+    Bad(
+        "control with a leading gap",
+        lambda folder: (
+            toml(EQUATION, '"alpha*hare - predation + feed"')(folder),
+            table('[system.controls]\nfeed = { interpolation = "hold" }')(folder),
+            (folder / "pelts.csv").write_text(
+                "year,hare,lynx,feed\n" + "\n".join(f"{row},{i or ''}" for i, row in enumerate(ROWS)) + "\n"
+            ),
+        ),
+        "pelts.csv, line 2, column 'feed'",
+        ("no value of a control", "first row", "Fill it in"),
+    ),
+    Bad(
+        "observable of an unknown name",
+        table('[system.observables]\ntotal = "hare + lynks"'),
+        f"{FILE}[system.observables] total",
+        ("unknown name 'lynks' at column 8", "Did you mean 'lynx'?"),
+    ),
+    Bad(
+        "observable with the name of another thing",
+        table('[system.observables]\nhare = "hare + lynx"'),
+        f"{FILE}[system.observables] hare",
+        ("means something else", "Rename the observable"),
+    ),
+    Bad(
+        "observable without a state",
+        table('[system.observables]\nclock = "2*t"'),
+        f"{FILE}[system.observables] clock",
+        ("depends on no state", "Use some of hare, lynx"),
+    ),
+    Bad(
+        "observable without a column",
         table('[system.observables]\ntotal = "hare + lynx"'),
-        f"{FILE}[system.observables]",
-        ("cannot do yet", "observe states only"),
+        "pelts.csv",
+        ("the column 'hare'", "names of observables and controls", "total"),
+    ),
+    Bad(
+        "more unknown numbers than values",
+        lambda folder: (
+            toml("lynx = { positive = true }", "lynx = {}\na = {}\nb = {}\nc = {}")(folder),
+            toml(EQUATION, '"alpha*hare - predation + a"\na = "b"\nb = "c"\nc = "-a"')(folder),
+            (folder / "pelts.csv").write_text("year,hare\n" + "\n".join(row[:9] for row in ROWS) + "\n"),
+        ),
+        "[data]",
+        ("6 measured training values for 5 unknown initial states and 2 free parameters", "Measure more"),
     ),
     # The system.
     Bad(
@@ -385,6 +465,50 @@ CASES = [
     ),
     Bad(
         "noise of nobody", toml("sd = 1.0", "sd = { fox = 1.0 }"), "[data.noise] sd", ("'fox'", "hare, lynx")
+    ),
+    Bad(
+        "level per value of nobody",
+        toml("sd = 1.0", "value = { fox = 0.1 }"),
+        "[data.noise] value",
+        ("'fox'", "hare, lynx"),
+    ),
+    Bad(
+        "floor of nobody",
+        toml("sd = 1.0", "value = 0.1\nfloor = { hair = 0.1 }"),
+        "[data.noise] floor",
+        ("'hair'", "Did you mean 'hare'"),
+    ),
+    Bad(
+        "floor of nothing",
+        toml("sd = 1.0", "value = 0.1\nfloor = 0.0"),
+        f"{FILE}[data.noise] floor",
+        ("found 0.0", "greater than 0"),
+    ),
+    Bad(
+        "floor without noise per value",
+        toml("sd = 1.0", "sd = 1.0\nfloor = 0.1"),
+        f"{FILE}[data] noise",
+        ("floor is given", "value = ..."),
+    ),
+    Bad(
+        "unknown smoother",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective.smoother",
+        ("'median'",),
+        (
+            'train.stages=[{ objective = { kind = "derivative_matching", smoother = { kind = "median" } }, '
+            'optimizer = { kind = "adam" } }]',
+        ),
+    ),
+    Bad(
+        "even window",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective.smoother.window",
+        ("a window of 8 rows", "odd"),
+        (
+            'train.stages=[{ objective = { kind = "derivative_matching", smoother = '
+            '{ kind = "savitzky_golay", window = 8 } }, optimizer = { kind = "adam" } }]',
+        ),
     ),
     Bad(
         "logarithm of zero",

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from sciml_discover.baselines import known_only, sindy_on_data
+from sciml_discover.expressions import symbol
 from sciml_discover.forecasts import AbstractModel, forecast
 from sciml_discover.system import System
-from tests.problems import EXCHANGE, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
+from tests.problems import DOSED, DOSED_LONG, EXCHANGE, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
 
 
 def model(found: AbstractModel | str) -> AbstractModel:
@@ -71,9 +72,28 @@ def test_sindy_leaves_out_rows_with_gaps_and_keeps_the_order_of_the_states() -> 
     assert path is not None
 
 
-@pytest.mark.parametrize(("problem", "reason"), [(EXCHANGE, "b not measured")])
+@pytest.mark.parametrize(("problem", "reason"), [(EXCHANGE, "b not measured"), (DOSED, "b not measured")])
 def test_sindy_says_why_it_cannot(problem: Problem, reason: str) -> None:
     assert sindy_on_data(problem.system, problem.data()) == f"not possible: {reason}"
     gaps = LOGISTIC.data()
     gaps.train.trajectories[0].values[2:] = np.nan
     assert sindy_on_data(LOGISTIC.system, gaps) == "not possible: no trajectory has three complete rows"
+
+
+def test_sindy_may_use_the_controls() -> None:
+    seen = replace(
+        DOSED_LONG,
+        system=replace(DOSED_LONG.system, observables=("a", "b"), observed={}),
+        times=tuple(np.linspace(times[0], times[-1], 601) for times in DOSED_LONG.times),
+        controls=tuple(
+            np.column_stack([np.cos(t), 1.0 + 0.5 * np.sin(2 * t)])
+            for t in (np.linspace(times[0], times[-1], 601) for times in DOSED_LONG.times)
+        ),
+    )
+    data = seen.data(1e-6)
+    found = model(sindy_on_data(seen.system, data))
+    # The true terms, dose and a*light, are in its library.
+    assert found.system.equations["a"].free_symbols >= {symbol("a"), symbol("dose"), symbol("light")}
+    solved = forecast(found, data).train
+    assert solved is not None
+    np.testing.assert_allclose(solved[0][:, 0], data.train.trajectories[0].values[:, 0], atol=0.1)

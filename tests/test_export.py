@@ -126,6 +126,61 @@ def test_julia(result: DiscoveryResult) -> None:
     assert "ODEProblem(rhs!, [1.5, 0.7], (0.0, 5.0))" in text
 
 
+def driven(result: DiscoveryResult) -> DiscoveryResult:
+    """The nasty law with two inputs, one of which bears a name that every language reserves."""
+    equations = {**NASTY, "end": NASTY["end"] + " + control*feed**2"}
+    changes = {"equations_full": equations, "equations": equations, "controls": ("feed", "control")}
+    return nasty(result).model_copy(update=changes)
+
+
+def test_exported_python_takes_the_controls(result: DiscoveryResult, tmp_path: Path) -> None:
+    text = export_law(driven(result), "python")
+    rhs: Callable = python_module(text, tmp_path)
+    exact = by_hand(result, 2.5, 0.3, -4.0)
+    found = rhs(2.5, [0.3, -4.0], [3.0, 0.5])
+    assert found == pytest.approx([exact[0] + 0.5 * 9.0, exact[1]], rel=1e-14)
+    assert "CONTROLS = ('feed', 'control')" in text
+    solve = rhs.__globals__["solve"]
+    solution = solve(lambda t: (math.sin(t), 0.5), t_eval=[0.0, 1.0])
+
+    def by_scipy(t: float, state: list[float]) -> list[float]:
+        first, second = by_hand(result, t, *state)
+        return [first + 0.5 * math.sin(t) ** 2, second]
+
+    again = solve_ivp(by_scipy, (0.0, 1.0), [1.5, 0.7], rtol=1e-9, atol=1e-11)
+    assert solution.y[:, -1].tolist() == pytest.approx(again.y[:, -1].tolist(), rel=1e-5)
+
+
+def test_exported_c_takes_the_controls(result: DiscoveryResult, tmp_path: Path) -> None:
+    c_function(export_law(driven(result), "c"), tmp_path)  # compiles without a warning
+    function = ctypes.CDLL(str(tmp_path / "law.so")).rhs
+    vector = ctypes.c_double * 2
+    derivative = vector()
+    function(ctypes.c_double(2.5), vector(0.3, -4.0), vector(3.0, 0.5), derivative)
+    exact = by_hand(result, 2.5, 0.3, -4.0)
+    assert list(derivative) == pytest.approx([exact[0] + 0.5 * 9.0, exact[1]], rel=1e-14)
+
+
+def test_julia_and_the_others_name_the_controls(result: DiscoveryResult) -> None:
+    julia = export_law(driven(result), "julia")
+    assert "    control = p(t)\n    end_ = u[1]\n    double = u[2]\n    feed = control[1]\n" in julia
+    assert "control_ = control[2]" in julia
+    assert "problem(inputs) = ODEProblem(rhs!, [1.5, 0.7], (0.0, 5.0), inputs)" in julia
+    assert "solution(inputs) = solve(problem(inputs), AutoTsit5" in julia
+    assert r"\mathrm{feed}^{2}" in export_law(driven(result), "latex")
+    assert json.loads(export_law(driven(result), "json"))["controls"] == ["feed", "control"]
+
+
+@pytest.mark.parametrize("controls", [("end",), ("alpha",), ("feed", "feed"), ("import os",)])
+def test_controls_that_are_something_else_are_refused(
+    controls: tuple[str, ...], result: DiscoveryResult
+) -> None:
+    hostile = nasty(result).model_copy(update={"controls": controls})
+    for format in FORMATS:
+        with pytest.raises(InputError):
+            export_law(hostile, format)
+
+
 def test_latex_has_readable_digits(result: DiscoveryResult) -> None:
     text = export_law(result, "latex")
     assert (

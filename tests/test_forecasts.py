@@ -17,10 +17,11 @@ from sciml_discover.forecasts import (
     scored_holdout,
     truth_path,
 )
+from sciml_discover.integrate import solve_reference
 from sciml_discover.readers import PreparedData
 from sciml_discover.systems import get_system
 from sciml_discover.trajectories import HoldoutOptions, split_holdout
-from tests.problems import EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
+from tests.problems import DOSED, EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
 
 
 def split(problem: Problem, options: HoldoutOptions, relative: float = 0.0) -> PreparedData:
@@ -152,3 +153,66 @@ def test_path_of_the_truth() -> None:
     found = truth_path(get_system("logistic"), np.array([0.0, 3.0]))
     assert found is not None
     assert found[1, 0] == pytest.approx(10.0 / (1.0 + 19.0 * np.exp(-2.4)))
+
+
+@pytest.mark.parametrize("options", [HoldoutOptions(rows=1), HoldoutOptions(trajectories=("site 1",))])
+def test_measured_inputs_go_on_into_the_holdout(options: HoldoutOptions) -> None:
+    data = split(DOSED, options)
+    found = forecast(exact_model(DOSED, data), data)
+    assert data.holdout is not None
+    assert found.train is not None
+    assert found.holdout is not None
+    for part, values in ((data.train, found.train), (data.holdout, found.holdout)):
+        for item, value in zip(part.trajectories, values, strict=True):
+            seen = np.isfinite(item.values)
+            assert seen.any()
+            # A start that was fitted to two rows is not exact.
+            rtol = 1e-6 if options.rows else 0.02
+            np.testing.assert_allclose(value[seen], item.values[seen], rtol=rtol)
+
+
+def test_curves_of_expressions_use_the_inputs_between_the_rows() -> None:
+    data = split(DOSED, HoldoutOptions(rows=1))
+    (name, times, values), _ = dense_grid(exact_model(DOSED, data), data)
+    states, signal = DOSED.states(0, times), DOSED.signal(0)
+    assert signal is not None
+    dose = signal.at(times)[:, 0]
+    a, b = states.T
+    exact = np.column_stack([a, 2 * b + 0.3 * a * b + 0.1 * dose + 0.05 * times])
+    assert (name, times[-1]) == ("site 0", 3.7)
+    np.testing.assert_allclose(values, exact, rtol=1e-7)
+
+
+def test_spread_of_an_expression() -> None:
+    sd = 0.02
+    model = LawModel(DOSED.filled, DOSED.parameters, DOSED.initial, [0], np.diag([sd**2, 0, 0, 0, 0]))
+    model.starts = (0.0, 1.0)
+    data = split(DOSED, HoldoutOptions(rows=1))
+    found = forecast(model, data)
+    assert found.holdout_sd is not None
+    assert data.holdout is not None
+    signal, times = DOSED.signal(0), DOSED.times[0][-1:]
+    ends = []
+    for k in (0.5 + 0.01, 0.5 - 0.01):
+        states = solve_reference(
+            DOSED.filled, np.array([k, 2.0]), DOSED.initial[0], times, start=0.0, controls=signal
+        )
+        ends.append(DOSED.system.observation().values(times, states, DOSED.controls[0][-1:]))
+    np.testing.assert_allclose(
+        found.holdout_sd[0], np.abs(ends[0] - ends[1]) / 0.02 * sd, rtol=1e-2, atol=1e-9
+    )
+
+
+def test_the_trained_equation_is_driven_too() -> None:
+    data = split(DOSED, HoldoutOptions(rows=1))
+    model = UdeModel(DOSED.system, untrained(DOSED), data)
+    signal = DOSED.signal(0)
+    times = np.array([0.0, 0.45, 2.0, 3.7])
+    found = model.solve(np.array([1.5, 0.4]), 0.0, times, signal)
+    assert found is not None
+    # Networks near zero leave the sum of the doses: 2 from 0.4 to 1.1, 1 from 2.4 to 2.5, 1 and 3 after that.
+    network = found[:, 0] - (1.5 + np.array([0.0, 0.1, 1.4, 1.4 + 0.1 + 0.5 + 2.1]))
+    assert np.abs(network).max() < 0.4
+    assert (
+        model.solve(np.array([1.5, 0.4]), 0.0, np.array([5.0]), signal) is None
+    )  # no control is known there

@@ -24,11 +24,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sciml_discover", "tasks", "flows")
 
 FLOORS = (
-    ("base", "errors", "threads"),
-    ("expressions", "printing", "callables", "system", "systems"),
-    ("trajectories", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
+    ("base", "errors", "threads", "atomic"),
+    ("expressions", "printing", "callables", "observation", "system", "systems"),
+    ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("library", "holes", "ude"),
-    ("objectives", "optimizers", "solve", "training"),
+    ("objectives", "optimizers", "solve", "trained", "checkpoint", "training"),
     ("residual_samples", "regressors", "search", "simplify", "laws", "criterion", "selection"),
     ("forecasts", "scores", "baselines", "validation"),
     ("result", "export", "report"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sciml_discover.controls import no_controls
 from sciml_discover.errors import SolveError
 from sciml_discover.integrate import (
     integrate_batch,
@@ -78,8 +79,10 @@ def test_batch_and_reference_agree(problem: Problem) -> None:
     parameters = torch.as_tensor(problem.parameters)
     for j, times in enumerate(problem.times):
         exact = torch.as_tensor(problem.states(j, times))
+        signal = problem.signal(j)
+        inputs = no_controls if signal is None else signal.lines(times)
         ends = integrate_batch(
-            lambda time, at: functions.rhs(time, at, parameters, at.new_zeros(0)),
+            lambda time, at: functions.rhs(time, at, parameters, at.new_zeros(0), inputs(time)),  # noqa: B023
             torch.as_tensor(times[:-1]),
             torch.as_tensor(np.diff(times)),
             exact[:-1],

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from sciml_discover.errors import InputError
+from sciml_discover.integrate import solve_reference
 from sciml_discover.noise import Noise, NoiseOptions, measure_noise, smooth_observables
+from sciml_discover.systems import get_system
 from sciml_discover.trajectories import Dataset, Trajectory
 
 
@@ -112,3 +114,91 @@ def test_transform_takes_logarithms_where_the_noise_is_multiplicative() -> None:
     np.testing.assert_allclose(found[0], [2.0, 1.0])
     assert np.isnan(found[1, 1])
     assert values[0, 1] == np.e  # the argument is left alone
+
+
+# --- noise per value -------------------------------------------------------------------------------------
+
+
+def decays(level: float, seed: int = 0) -> Dataset:
+    """Return values over three orders of magnitude, and one that changes its sign, with noise per value."""
+    generator = np.random.default_rng(seed)
+    trajectories = []
+    for name, start in (("a", 1.0), ("b", 4.0)):
+        times = np.linspace(0.0, 7.0, 50)
+        clean = np.stack([start * np.exp(-times), start * np.cos(times)], axis=1)
+        trajectories.append(
+            Trajectory(name, times, clean * (1.0 + level * generator.standard_normal(clean.shape)))
+        )
+    return Dataset(("x", "y"), tuple(trajectories))
+
+
+def test_noise_per_value_is_a_fraction_of_each_value_above_its_floor() -> None:
+    data = decays(0.01)
+    spread = np.std(np.concatenate([item.values for item in data.trajectories]), axis=0)
+    noise = measure_noise(data, NoiseOptions(value={"x": 0.01, "y": 0.05}, floor={"x": 1e-4, "y": 1e-2}))
+    np.testing.assert_array_equal(noise.sd, [0.01, 0.05])
+    assert not noise.estimated
+    assert noise.floors is not None
+    values = np.array([[2.0, -3.0], [1e-6, np.nan], [0.0, 1e-9]])
+    np.testing.assert_allclose(noise.floors, [1e-4 * spread[0], 1e-2 * spread[1]])
+    np.testing.assert_allclose(
+        noise.sd_of(values),
+        [[0.02, 0.15], [1e-4 * spread[0], 1e-2 * spread[1]], [1e-4 * spread[0], 1e-2 * spread[1]]],
+    )
+    np.testing.assert_allclose(
+        noise.typical_sd(np.array([[1.0, 2.0], [2.0, np.nan], [4.0, -2.0]])), [0.02, 0.1]
+    )
+
+
+def test_other_noise_has_one_sd_for_all_values() -> None:
+    for options in (NoiseOptions(sd=0.3), NoiseOptions(relative=0.1), NoiseOptions(lognormal=0.2)):
+        noise = measure_noise(dataset(), options)
+        assert noise.floors is None
+        np.testing.assert_array_equal(
+            noise.sd_of(np.array([[1.0, np.nan], [-5.0, 0.0]])), [noise.sd, noise.sd]
+        )
+        np.testing.assert_array_equal(noise.typical_sd(np.ones((3, 2))), noise.sd)
+
+
+@pytest.mark.parametrize("level", [0.005, 0.05])
+def test_noise_per_value_is_estimated(level: float) -> None:
+    logs = []
+    for seed in range(3):
+        noise = measure_noise(decays(level, seed), NoiseOptions(kind="value"))
+        assert noise.estimated
+        assert noise.floors is not None
+        assert np.isfinite(noise.degrees_of_freedom).all()
+        assert noise.lognormal == (False, False)
+        logs.append(np.log(noise.sd / level))
+    assert np.abs(np.mean(logs, axis=0)).max() < 0.25
+    assert np.abs(logs).max() < np.log(2.0)
+
+
+def test_a_pooled_level_per_value() -> None:
+    noise = measure_noise(decays(0.02), NoiseOptions(kind="value", estimate="pooled"))
+    assert noise.pooled
+    assert noise.sd[0] == noise.sd[1]
+    assert noise.sd[0] == pytest.approx(0.02, rel=0.3)
+
+
+def test_the_level_of_a_stiff_system_is_found_within_a_factor_of_two() -> None:
+    known = get_system("robertson")
+    times = np.geomspace(1e-5, 1e5, 40)
+    clean = solve_reference(known.system, known.parameter_values, known.initial_values, times, start=0.0)
+    for seed in range(4):
+        noisy = clean * (1.0 + 0.01 * np.random.default_rng(seed).standard_normal(clean.shape))
+        data = Dataset(tuple(known.equations), (Trajectory("a", times, noisy),))
+        sd = measure_noise(data, NoiseOptions(kind="value")).sd
+        assert (sd > 0.005).all(), sd
+        assert (sd < 0.02).all(), sd
+
+
+def test_a_floor_belongs_to_noise_per_value() -> None:
+    assert NoiseOptions(value=0.1, floor=0.01).is_per_value
+    assert NoiseOptions(kind="value", floor=0.01).is_per_value
+    with pytest.raises(ValueError, match="floor is given, but no noise per value"):
+        NoiseOptions(sd=0.1, floor=0.01)
+    with pytest.raises(ValueError, match="value and lognormal are both given"):
+        NoiseOptions(value=0.1, lognormal=0.01)
+    with pytest.raises(InputError, match="no noise level for 'y'"):
+        measure_noise(decays(0.1), NoiseOptions(value=0.1, floor={"x": 0.1}))

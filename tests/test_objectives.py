@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
 import pytest
+import sympy
 import torch
 
-from sciml_discover.integrate import integrate_batch
+from sciml_discover.integrate import integrate_batch, solve_reference
+from sciml_discover.noise import NoiseOptions, measure_noise
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting, ObjectiveOptions
+from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.derivative_matching import DenseLinearization
 from sciml_discover.objectives.multiple_shooting import (
     ConstrainedShooting,
     PenalisedShooting,
     ShootingObjective,
 )
-from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.problem import FitState, Rows, make_rows, typical_slope
+from sciml_discover.smoothers import LocalPolynomial
+from sciml_discover.systems import get_system
+from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import UDE
-from tests.problems import EXCHANGE, FORCED, LOTKA_VOLTERRA, OBJECTIVES, Problem, network_ude, random_theta
+from tests.problems import (
+    DOSED,
+    EXCHANGE,
+    FORCED,
+    LOTKA_VOLTERRA,
+    OBJECTIVES,
+    Problem,
+    network_ude,
+    random_theta,
+)
 
 STEPS = 2
 
@@ -62,8 +78,9 @@ class Shooting:
                 for row in range(s * k, min((s + 1) * k, longest - 1)):
                     residuals.append(self._residual(j, row, state))
                     begin, end = rows.times[j, row], rows.times[j, row + 1]
+                    controls = self._controls(j, row)
                     state = integrate_batch(
-                        lambda time, at: self.ude.rhs(time, at, theta),
+                        lambda time, at: self.ude.rhs(time, at, theta, controls(time)),  # noqa: B023
                         begin[None],
                         (end - begin)[None],
                         state[:, None],
@@ -75,8 +92,32 @@ class Shooting:
                     residuals.append(self._residual(j, longest - 1, state))
         return torch.cat(residuals, 1), torch.cat(jumps, 1) if jumps else flat.new_zeros(len(flat), 0)
 
+    def _controls(self, j: int, row: int) -> Callable[[torch.Tensor], torch.Tensor | None]:
+        """Return the controls between a row and the next: a held one is what it was at the row, to the end."""
+        rows = self.rows
+        if rows.controls is None:
+            return lambda time: None  # noqa: ARG005
+        begin, end = rows.times[j, row], rows.times[j, row + 1]
+        here, there = rows.controls[j, row], rows.controls[j, row + 1]
+        held = torch.tensor([control.interpolation == "hold" for control in self.ude.system.controls])
+
+        def controls(time: torch.Tensor) -> torch.Tensor:
+            share = (time - begin) / (end - begin).clamp_min(1e-300)
+            return torch.where(held, here, here + share[..., None] * (there - here))
+
+        return controls
+
     def _residual(self, j: int, row: int, state: torch.Tensor) -> torch.Tensor:
-        model = state[:, self.rows.columns]
+        system = self.ude.system
+        given = [] if self.rows.controls is None else self.rows.controls[j, row].tolist()
+        known = dict(zip(system.control_names, given, strict=True)) | {"t": float(self.rows.times[j, row])}
+        known |= {item.name: item.value for item in system.parameters}
+        known |= dict(zip(system.state_names, state.unbind(-1), strict=True))
+        seen = [
+            sympy.lambdify(list(known), system.observed.get(name, sympy.Symbol(name)), "math")(**known)
+            for name in system.observables
+        ]
+        model = torch.stack(seen, dim=-1)
         model = torch.where(self.rows.lognormal, torch.log(model), model)
         return (model - self.rows.values[j, row]) * self.rows.weights[j, row]
 
@@ -105,6 +146,18 @@ class Shooting:
         return 0.5 * (total + weight * (jump + shift).square().sum())
 
 
+def second_order_rounds(objective: AbstractObjective) -> list[AbstractObjective]:
+    """Return the objective in all rounds that a second-order method goes through."""
+    stage: AbstractObjective | None = objective.first_round(2)
+    rounds = []
+    while stage is not None:
+        rounds.append(stage)
+        # The unknowns have no part in it.
+        stage = stage.next_round(torch.full((1, 1), torch.nan))
+    assert len(rounds) == objective.rounds_of(2)
+    return rounds
+
+
 CASES = [
     (EXCHANGE, 1),
     (EXCHANGE, 3),
@@ -112,6 +165,10 @@ CASES = [
     (LOTKA_VOLTERRA, 7),
     (LOTKA_VOLTERRA, 1, True),
     (FORCED, 1),
+    (DOSED, 1),
+    (DOSED, 3),
+    (DOSED, "all"),
+    (DOSED, 1, True),
 ]
 """Problem, length of the segments, and whether logarithms are compared.
 
@@ -143,8 +200,25 @@ def test_rows_count_what_was_measured() -> None:
     assert rows.residual(states.expand(3, 8, 3))[0, 2, 0] == 0
 
 
+def test_rows_linearize_what_is_observed() -> None:
+    for problem, lognormal in ((DOSED, False), (DOSED, True), (EXCHANGE, False)):
+        rows = problem.rows(0.02, lognormal=lognormal)
+        shape = (2, *rows.smooth_states.shape)
+        states = torch.as_tensor(np.random.default_rng(0).uniform(1, 2, shape))
+        residual, by_state = rows.linearize(states)
+        torch.testing.assert_close(residual, rows.residual(states))
+        exact = torch.autograd.functional.jacobian(lambda x: rows.residual(x).sum((0, 1, 2)), states)  # noqa: B023
+        torch.testing.assert_close(by_state, exact.movedim(0, -2))
+        along = torch.as_tensor(np.random.default_rng(1).standard_normal((*shape, 4)))
+        again, chained = rows.linearize_along(states, along)
+        torch.testing.assert_close(again, residual)
+        torch.testing.assert_close(chained, by_state @ along)
+    assert not DOSED.rows().sees_every_state
+    assert LOTKA_VOLTERRA.rows().sees_every_state
+
+
 def test_penalised_rounds_are_the_loops(shooting: Shooting) -> None:
-    *penalised, last = shooting.objective.second_order_rounds()
+    *penalised, last = second_order_rounds(shooting.objective)
     if shooting.objective.segments == 1:
         assert not penalised
         return
@@ -174,7 +248,7 @@ def test_penalised_rounds_are_the_loops(shooting: Shooting) -> None:
 
 
 def test_the_last_round_solves_the_constrained_problem(shooting: Shooting) -> None:
-    linearized = shooting.objective.second_order_rounds()[-1].linearize(shooting.unknowns)
+    linearized = second_order_rounds(shooting.objective)[-1].linearize(shooting.unknowns)
     assert isinstance(linearized, ConstrainedShooting)
     steps, changes = linearized.solve(torch.zeros(2).double())
     for b, flat in enumerate(shooting.unknowns):
@@ -230,18 +304,33 @@ def test_loss_is_the_first_penalised_round_by_another_solver(shooting: Shooting)
 def test_loss_after_a_round_is_the_augmented_lagrangian() -> None:
     shooting = Shooting.make(EXCHANGE, 3)
     objective = shooting.objective
-    assert objective.rounds == 3
-    assert objective.advance(shooting.unknowns)
+    assert objective.rounds_of(1) == 3
+    first = objective.first_round(1)
+    following = first.next_round(shooting.unknowns)
+    assert following is not None
     moved = shooting.unknowns + 0.01
-    loss = objective.loss(moved)
+    loss = following.loss(moved)
     for b in range(2):
         _, jump = shooting.loops(shooting.unknowns[[b]])
         shift = 0.7 * jump / 7.0  # multipliers over the weight that has grown
         torch.testing.assert_close(loss[b], shooting.cost(moved[b], 7.0, shift), rtol=1e-3, atol=1e-6)
+        # The round before is what it was.
+        torch.testing.assert_close(first.loss(moved)[b], shooting.cost(moved[b], 0.7), rtol=1e-3, atol=1e-6)
+    last = following.next_round(shooting.unknowns)
+    assert last is not None
+    assert last.next_round(shooting.unknowns) is None
+    torch.testing.assert_close(
+        last.memory["multipliers"], following.memory["multipliers"] * 11.0, rtol=1e-6, atol=1e-9
+    )
+    # Each member has multipliers of its own.
+    other = last.take(torch.tensor([1]))
+    torch.testing.assert_close(other.loss(moved[[1]]), last.loss(moved)[[1]])
 
 
 def test_nothing_to_tie_means_one_round() -> None:
-    assert Shooting.make(FORCED, "all").objective.rounds == 1
+    single = Shooting.make(FORCED, "all").objective
+    assert (single.rounds_of(1), single.rounds_of(2)) == (1, 1)
+    assert single.first_round(2).next_round(Shooting.make(FORCED, "all").unknowns) is None
     assert Shooting.make(FORCED, 500).objective.segments == 1
 
 
@@ -269,7 +358,7 @@ def test_take_and_choose_keep_the_members_apart(options: ObjectiveOptions) -> No
     states = rows.smooth_states.expand(3, *rows.smooth_states.shape)
     unknowns = objective.start(FitState(states, random_theta(ude, 3)))
     index, damping = torch.tensor([2, 0]), torch.full((3,), 0.1).double()
-    for stage in objective.second_order_rounds():
+    for stage in second_order_rounds(objective):
         whole = stage.linearize(unknowns)
         part = stage.take(index).linearize(unknowns[index])
         torch.testing.assert_close(part.cost, whole.cost[index])
@@ -282,7 +371,7 @@ def test_take_and_choose_keep_the_members_apart(options: ObjectiveOptions) -> No
     # A member that is not finite does not disturb the others.
     broken = unknowns.clone()
     broken[1] = torch.nan
-    for stage in objective.second_order_rounds():
+    for stage in second_order_rounds(objective):
         step, _ = stage.linearize(broken).solve(damping)
         torch.testing.assert_close(step[index], stage.linearize(unknowns).solve(damping)[0][index])
         assert not torch.isfinite(step[1]).all()
@@ -322,3 +411,74 @@ def test_derivative_matching_does_not_count_padded_rows() -> None:
     torch.testing.assert_close(objective.loss(theta), before)
     rows.smooth_slopes[1, 6] += 100.0
     assert objective.loss(theta) > 2 * before
+
+
+def test_derivative_matching_with_another_smoother() -> None:
+    problem = LOTKA_VOLTERRA
+    rows, ude = problem.rows(0.05), network_ude(problem.system, (2,))
+    theirs = make_rows(problem.system, problem.dataset(0.05), problem.noise(0.05), smoother=LocalPolynomial())
+    options = DerivativeMatching.model_validate({"smoother": {"kind": "local_polynomial"}})
+    objective = options.build(ude, rows, STEPS)
+    torch.testing.assert_close(objective.rows.smooth_states, theirs.smooth_states)
+    torch.testing.assert_close(objective.rows.smooth_slopes, theirs.smooth_slopes)
+    assert not torch.allclose(objective.rows.smooth_slopes, rows.smooth_slopes, rtol=1e-3)
+    assert DerivativeMatching().build(ude, rows, STEPS).rows is rows
+
+
+def test_rows_with_noise_per_value() -> None:
+    problem = EXCHANGE
+    data = problem.dataset(0.01)
+    noise = measure_noise(data, NoiseOptions(value=0.02, floor=0.1))
+    assert noise.floors is not None
+    rows = make_rows(problem.system, data, noise)
+    assert rows.tolerance_at_rows.shape == rows.smooth_states.shape
+    for j, item in enumerate(data.trajectories):
+        seen = np.isfinite(item.values)
+        expected = np.where(seen, 1.0 / np.fmax(0.02 * np.abs(np.nan_to_num(item.values)), noise.floors), 0.0)
+        np.testing.assert_allclose(rows.weights[j, : len(expected)].numpy(), expected)
+        at_rows = rows.tolerance_at_rows[j, : len(expected)].numpy()
+        np.testing.assert_allclose(at_rows[:, rows.columns][seen], 1.0 / expected[seen], rtol=0.2)
+    values = np.concatenate([item.values for item in data.trajectories])
+    for column, position in enumerate(rows.columns):
+        assert float(rows.tolerance[position]) == pytest.approx(noise.typical_sd(values)[column])
+    (hidden,) = set(range(problem.system.dimension)) - set(rows.columns)
+    assert (rows.tolerance_at_rows[..., hidden] == 0.01 * rows.scale[hidden]).all()
+
+
+def test_wild_slopes_at_rows_that_nearly_coincide_do_not_say_what_is_typical() -> None:
+    times = np.linspace(0.0, 20.0, 200)
+    slopes = np.cos(times)
+    usual, change = typical_slope(slopes, np.gradient(times))
+    assert usual == pytest.approx(np.sqrt(np.mean(slopes**2)), rel=0.05)
+    assert change == pytest.approx(usual * 20.0 / 199, rel=1e-6)
+    # Every tenth row twice, a millionth apart, with a slope that noise has made.
+    twice = np.sort(np.append(times, times[::10] + 1e-6))
+    intervals = np.gradient(twice)
+    wild = np.where(np.arange(len(twice)) % 11 == 0, 300.0, np.cos(twice))
+    intervals[::11] = 1e-6
+    assert typical_slope(wild, intervals)[0] == pytest.approx(usual, rel=0.2)
+
+
+@pytest.mark.parametrize("problem", [LOTKA_VOLTERRA, FORCED, EXCHANGE])
+def test_typical_slopes_of_well_sampled_data_are_their_root_mean_square(problem: Problem) -> None:
+    rows = problem.rows(0.01)
+    for position in rows.columns:
+        real = torch.cat([rows.smooth_slopes[j, :n, position] for j, n in enumerate(rows.lengths)])
+        assert 0.8 < float(rows.slope_scale[position] / real.square().mean().sqrt()) <= 1.0
+
+
+def test_slopes_of_a_stiff_system_at_log_spaced_rows() -> None:
+    known = get_system("robertson")
+    times = np.geomspace(1e-5, 1e5, 40)
+    clean = solve_reference(known.system, known.parameter_values, known.initial_values, times, start=0.0)
+    noisy = clean * (1.0 + 0.01 * np.random.default_rng(0).standard_normal(clean.shape))
+    data = Dataset(tuple(known.equations), (Trajectory("a", times, noisy),))
+    y1, y2, _ = clean.T
+    for options in (NoiseOptions(kind="value"), NoiseOptions()):
+        rows = make_rows(known.system, data, measure_noise(data, options))
+        # The fastest slopes of all three are 0.04, early on or while y1 decays.
+        assert (rows.slope_scale.numpy() < 0.04).all(), options
+        assert (rows.slope_scale.numpy() > 0.005).all(), options
+        exact = -0.04 * y1 + 1e4 * y2 * clean[:, 2]
+        mismatch = (rows.smooth_slopes[0, :, 0].numpy() - exact) / rows.slope_scale_at_rows[0, :, 0].numpy()
+        assert np.abs(mismatch).max() < 1.0, options

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from sciml_discover.objectives.problem import FitState
-from sciml_discover.optimizers import GaussNewton, OptimizerOptions
-from tests.problems import FORCED, OBJECTIVES, OPTIMIZERS, LeastSquares, network_ude
+from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
+from sciml_discover.optimizers.driver import Position, begin, end_of_round, minimise, next_round
+from sciml_discover.optimizers.gauss_newton import GaussNewtonState
+from tests.problems import FORCED, OBJECTIVES, OPTIMIZERS, LeastSquares, network_ude, random_theta
 
 TARGETS = torch.tensor([1.0, -0.5, 2.0]).double()
 START = torch.tensor([[-1.2, 1.0], [1.0, 1.0], [0.0, 0.0]]).double()
@@ -25,10 +27,8 @@ def run(
     optimizer: OptimizerOptions, objective: LeastSquares, start: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
     seen: list[torch.Tensor] = []
-    found, converged = optimizer.minimise(
-        objective, start.clone(), lambda _, values: seen.append(values.clone())
-    )
-    return found, converged, seen
+    end = minimise(optimizer, objective, start, lambda state: seen.append(state.value.clone())).state
+    return end.unknowns, end.converged, seen
 
 
 def test_the_list_names_every_optimizer() -> None:
@@ -67,7 +67,10 @@ def test_a_member_that_is_not_a_number_does_not_disturb_the_others(
     quick = optimizer.model_copy(update={"iterations": 60})
     start = torch.zeros(3, 2).double()
     healthy, *_ = run(quick, LeastSquares(TARGETS), start)
-    found, converged, _ = run(quick, LeastSquares(TARGETS, poisoned=(2,), limit=limit), start)
+    state = minimise(quick, LeastSquares(TARGETS, poisoned=(2,), limit=limit), start).state
+    found, converged = state.unknowns, state.converged
+    assert state.lost[2] > 0
+    assert state.lost[:2].tolist() == [0, 0]
     torch.testing.assert_close(found[:2], healthy[:2], rtol=1e-9, atol=1e-9)
     assert torch.isfinite(found[2]).all()
     if limit == 0.5:
@@ -78,6 +81,78 @@ def test_a_member_that_is_not_a_number_does_not_disturb_the_others(
     else:
         assert found[2].tolist() == [0.0, 0.0]
         assert not converged[2]
+
+
+def test_adam_returns_a_lost_member_to_its_best_point() -> None:
+    optimizer, limit = Adam(iterations=300, learning_rate=0.05), 0.5
+    objective = LeastSquares(TARGETS, poisoned=(2,), limit=limit)
+    state = optimizer.begin(objective, torch.zeros(3, 2).double())
+    lost, losses = [], []
+    while not bool(state.done):
+        following = optimizer.step(objective, state)
+        lost.append(float(state.point[2, 0]) > limit)
+        losses.append(float(following.value[2]))
+        if lost[-1]:
+            # One step of what momentum is left, from the best point.
+            assert (following.point[2] - following.best[2]).abs().max() <= 2 * optimizer.learning_rate
+        state = following
+    first = lost.index(True)
+    assert not all(lost[first : first + 30])
+    # The least loss where there are numbers, 9/8, is at the edge: it went on towards it.
+    assert losses[-1] - 1.125 < 0.5 * (losses[first] - 1.125)
+
+
+def test_gauss_newton_spends_nothing_on_members_that_are_done() -> None:
+    sizes: list[int] = []
+
+    class Counting(LeastSquares):
+        def linearize(self, unknowns: torch.Tensor):
+            sizes.append(len(unknowns))
+            return super().linearize(unknowns)
+
+        def take(self, index: torch.Tensor) -> Counting:
+            return Counting(self._targets[index])
+
+    # The first member begins at its answer.
+    start = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.0, 0.0]]).double()
+    state = minimise(GaussNewton(tolerance=1e-12), Counting(TARGETS), start).state
+    assert isinstance(state, GaussNewtonState)
+    assert sizes[:2] == [3, 3]
+    assert sizes[2] == 2
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(state.alive) == 0
+    assert state.converged.all()
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
+@pytest.mark.parametrize("options", OBJECTIVES, ids=ids)
+def test_a_fit_goes_on_from_the_memory_of_any_round(optimizer: OptimizerOptions, options) -> None:
+    problem = replace(FORCED, times=(FORCED.times[0][:8],))
+    ude, rows = network_ude(problem.system, (2,)), problem.rows(0.02)
+    states = rows.smooth_states.expand(2, *rows.smooth_states.shape)
+    objective = options.build(ude, rows, 2)
+    start = objective.start(FitState(states, random_theta(ude, 2)))
+    quick = optimizer.model_copy(update={"iterations": 5})
+    position: Position | None = begin(quick, objective, start)
+    rounds, count = [], 0
+    while position is not None:
+        rounds.append(position.objective)
+        end = end_of_round(quick, position)
+        count = int(end.state.iteration) + (count if quick.order == 2 else 0)
+        position = next_round(quick, end)
+    assert count <= quick.most_iterations(objective.rounds_of(quick.order))
+    assert len(rounds) == objective.rounds_of(quick.order)
+    assert rounds[-1].next_round(start) is None
+    for one in rounds:
+        again = rounds[0].recall(one.memory)
+        assert {name: value.tolist() for name, value in again.memory.items()} == {
+            name: value.tolist() for name, value in one.memory.items()
+        }
+        assert torch.equal(again.loss(start), one.loss(start))
+        assert torch.equal(again.linearize(start).cost, one.linearize(start).cost)
+        assert type(again.linearize(start)) is type(one.linearize(start))
+        index = torch.tensor([1])
+        torch.testing.assert_close(one.take(index).loss(start[index]), one.loss(start)[index])
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=ids)
@@ -99,5 +174,5 @@ def test_every_optimizer_reduces_every_objective(optimizer: OptimizerOptions, op
     objective = options.build(ude, rows, 2)
     start = objective.start(FitState(rows.smooth_states.expand(2, *rows.smooth_states.shape), theta))
     judge = options.build(ude, rows, 2)
-    found, _ = quick.minimise(objective, start, lambda *_: None)
+    found = minimise(quick, objective, start).state.unknowns
     assert (judge.loss(found) < 0.7 * judge.loss(start)).all()

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+from scipy.integrate import solve_ivp
 
 from sciml_discover.errors import InputError
 from sciml_discover.readers import (
@@ -159,7 +160,7 @@ def test_noise_is_measured_on_training_rows_only(tmp_path: Path) -> None:
         (CSV.replace(",", ";"), ["line 1", "not separated by commas"]),
         ("time,x,y\n", ["a header without rows"]),
         ("", ["an empty file"]),
-        ("time\n1\n2\n3\n4\n", ["no column with the name of a state", "x, y"]),
+        ("time\n1\n2\n3\n4\n", ["no column with the name of an observable", "x, y"]),
         ("time,x\n0,1\n1,2\n2,3\n", ["3 rows to train on", "at least 4"]),
         ("time,x\n0,1\n1,\n2,3\n3,4\n", ["3 measured values of 'x'"]),
         ("time,x\n0,2\n1,2\n2,2\n3,2\n", ["constant column"]),
@@ -358,3 +359,149 @@ def test_a_simulation_that_runs_away_is_an_input_error() -> None:
     options = simulated(parameters={"beta": -5.0, "gamma": 5.0})
     with pytest.raises(InputError, match="cannot be solved"):
         synthesize(options, 0)
+
+
+DRIVEN = SystemOptions.model_validate(
+    {
+        "states": {"x": {}, "y": {"initial": 0.0}},
+        "parameters": {"k": {"value": 3.0, "fixed": True}},
+        "controls": {"u": {}, "w": {"interpolation": "hold"}},
+        "missing": {"h": ["x", "y"]},
+        "equations": {"x": "h + u", "y": "-h + w"},
+        "observables": {"place": "x", "total": "x + k*y"},
+    }
+)
+
+
+def prepare_driven(folder: Path, content: str, **options: Any) -> PreparedData:
+    (folder / "data.csv").write_text(content)
+    table = {"files": ["data.csv"], "noise": {"sd": 0.1}, **options}
+    return prepare_data(DataOptions.model_validate(table), DRIVEN, folder, 0)
+
+
+DRIVEN_CSV = """time,place,total,u,w
+0,1,4,0,7
+1,2,5,,
+2,3,6,4,
+4,4,7,,9
+5,5,8,10,
+6,6,9,11,2
+"""
+
+
+def test_controls_are_columns_and_their_gaps_are_filled(tmp_path: Path) -> None:
+    data = prepare_driven(tmp_path, DRIVEN_CSV)
+    assert data.train.observables == ("place", "total")
+    assert data.train.controls == ("u", "w")
+    [trajectory] = data.train.trajectories
+    np.testing.assert_allclose(trajectory.controls[:, 0], [0, 2, 4, 8, 10, 11])
+    np.testing.assert_allclose(trajectory.controls[:, 1], [7, 7, 7, 9, 9, 2])
+    assert data.train.n_observed == 12  # a control is no measurement of the system
+
+
+def test_hold_out_rows_keep_their_controls(tmp_path: Path) -> None:
+    data = prepare_driven(tmp_path, DRIVEN_CSV, holdout={"rows": 2})
+    assert data.holdout is not None
+    assert data.holdout.controls == ("u", "w")
+    np.testing.assert_allclose(data.train.trajectories[0].controls[-1], [8, 9])
+    np.testing.assert_allclose(data.holdout.trajectories[0].controls, [[10, 9], [11, 2]])
+
+
+def test_gaps_are_filled_within_a_trajectory(tmp_path: Path) -> None:
+    rows = [f"{t},{t + 1},{t + 2},{t},{'' if t % 2 else t},{name}" for name in "ab" for t in range(4)]
+    content = "time,place,total,u,w,site\n" + "\n".join(rows) + "\n"
+    data = prepare_driven(tmp_path, content, trajectory="site")
+    for trajectory in data.train.trajectories:
+        np.testing.assert_allclose(trajectory.controls[:, 1], [0, 0, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "pieces"),
+    [
+        (",u,w", ",v,w", ["no column 'u'", "values of the control 'u'"]),
+        (",u,w", ",U,w", ["no column 'u'", "Known: U, place"]),
+        (
+            "0,1,4,0,7",
+            "0,1,4,,7",
+            ["data.csv, line 2, column 'u'", "no value of a control", "last one unless"],
+        ),
+        ("0,1,4,0,7", "0,1,4,0,", ["data.csv, line 2, column 'w'", "a value in the first row", "Fill it in"]),
+        ("6,6,9,11,2", "6,6,9,,2", ["data.csv, line 7, column 'u'", "no value of a control"]),
+        (",total,", ",y,", ["the column 'y'", "names of observables and controls"]),
+    ],
+)
+def test_bad_controls_are_refused_with_their_place(
+    tmp_path: Path, old: str, new: str, pieces: list[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        prepare_driven(tmp_path, DRIVEN_CSV.replace(old, new, 1))
+    for piece in pieces:
+        assert piece in str(caught.value)
+
+
+def test_fewer_values_than_unknown_numbers_are_refused(tmp_path: Path) -> None:
+    table = {
+        "states": {name: {} for name in "abcd"},
+        "parameters": {"k": {"value": 1.0}, "q": {"value": 1.0}},
+        "missing": {"h": ["a"]},
+        "equations": {"a": "h - k*b", "b": "c", "c": "d", "d": "-q*a"},
+        "observables": ["a"],
+    }
+    (tmp_path / "data.csv").write_text("time,a\n0,1\n1,2\n2,4\n3,3\n4,1\n")
+    options = DataOptions.model_validate({"files": ["data.csv"], "noise": {"sd": 0.1}})
+    with pytest.raises(
+        InputError, match=r"5 measured training values for 4 unknown .* and 2 free parameters"
+    ):
+        prepare_data(options, SystemOptions.model_validate(table), tmp_path, 0)
+    table["states"]["b"] = {"initial": 0.0}
+    assert prepare_data(options, SystemOptions.model_validate(table), tmp_path, 0).train.n_observed == 5
+
+
+OSCILLATOR = SystemOptions.model_validate(
+    {
+        "states": {"x": {}, "v": {}},
+        "controls": {"force": {}},
+        "missing": {"spring": ["x"]},
+        "equations": {"x": "v", "v": "force - 0.1*v - spring"},
+        "observables": {"v": "v", "energy": "x**2/2 + v**2/2 + 0*force"},
+    }
+)
+OSCILLATION = {"system": "driven_oscillator", "times": {"stop": 4.0, "step": 0.1}}
+
+
+def test_a_simulated_control_is_sampled_and_the_truth_is_driven_by_the_expression() -> None:
+    options = DataOptions.model_validate({"synthetic": OSCILLATION, "noise": {"sd": 0.1}})
+    data = prepare_data(options, OSCILLATOR, Path(), 0)
+    [item] = data.train.trajectories
+    t = item.times
+    force = 0.5 * np.cos(1.2 * t) + 0.3 * np.sin(0.7 * t + 0.5) + 0.2 * np.cos(2.1 * t)
+    assert (data.train.observables, data.train.controls) == (("v", "energy"), ("force",))
+    np.testing.assert_allclose(item.controls[:, 0], force)
+
+    def rhs(time: float, state: np.ndarray) -> list[float]:
+        now = 0.5 * np.cos(1.2 * time) + 0.3 * np.sin(0.7 * time + 0.5) + 0.2 * np.cos(2.1 * time)
+        return [state[1], now - 0.1 * state[1] - state[0] - 0.5 * state[0] ** 3]
+
+    x, v = solve_ivp(rhs, (0.0, 4.0), [1.0, 0.0], t_eval=t, rtol=1e-10, atol=1e-12).y
+    np.testing.assert_allclose(item.values, np.column_stack([v, x**2 / 2 + v**2 / 2]), atol=1e-8)
+    assert "force = 0.5*cos(1.2*t)" in data.provenance[0]
+
+
+def test_noise_of_an_expression_is_that_of_its_size_and_leaves_the_states_alone() -> None:
+    table = {"synthetic": {**OSCILLATION, "noise": 0.1, "seed": 3}, "noise": {"sd": 0.1}}
+    options = DataOptions.model_validate(table)
+    plain = OSCILLATOR.model_copy(update={"observables": ("v",)})
+    clean = prepare_data(
+        DataOptions.model_validate({"synthetic": OSCILLATION, "noise": {"sd": 0.1}}), OSCILLATOR, Path(), 0
+    ).train.trajectories[0]
+    both, one = (prepare_data(options, system, Path(), 0).train for system in (OSCILLATOR, plain))
+    np.testing.assert_array_equal(both.trajectories[0].values[:, 0], one.trajectories[0].values[:, 0])
+    noise = both.trajectories[0].values - clean.values
+    np.testing.assert_allclose(noise.std(axis=0), 0.1 * np.abs(clean.values).mean(axis=0), rtol=0.3)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.5
+
+
+def test_a_control_that_the_simulation_lacks_is_refused() -> None:
+    options = DataOptions.model_validate({"synthetic": {**LOTKA_VOLTERRA}, "noise": {"sd": 0.1}})
+    with pytest.raises(InputError, match=r"\[system.controls\]: found the control 'u', which the simulated"):
+        prepare_data(options, DRIVEN, Path(), 0)

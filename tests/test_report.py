@@ -19,11 +19,12 @@ from sciml_discover.errors import InputError
 from sciml_discover.expressions import parse_expression
 from sciml_discover.printing import latex_name, ordered_terms, print_mathml
 from sciml_discover.report import render_report, save_picture
-from sciml_discover.report.equations import found_term, shifted_rates
+from sciml_discover.report.equations import found_term, known_equations, shifted_rates
 from sciml_discover.report.figures import COLOURS, DARK_COLOURS
 from sciml_discover.report.numbers import interval, number, with_error
 from sciml_discover.trajectories import Dataset, Trajectory
 from tests.artifacts import SmallRun, small_run
+from tests.problems import DOSED, LOTKA_VOLTERRA
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = (
@@ -206,6 +207,17 @@ def test_missing_values_and_runaway_models_do_no_harm(run_artifacts: SmallRun) -
     assert "<svg" in render_report(**arguments)
 
 
+def test_what_happened_in_training_is_told(run_artifacts: SmallRun) -> None:
+    page = render_report(**run_artifacts.report_arguments())
+    [event] = run_artifacts.trained.history.events
+    assert str(event) in page
+    history = dataclasses.replace(run_artifacts.trained.history, events=())
+    trained = dataclasses.replace(run_artifacts.trained, history=history)
+    calm = render_report(**{**run_artifacts.report_arguments(), "trained": trained})
+    assert "On the way" in page
+    assert "On the way" not in calm
+
+
 def test_many_trajectories_are_named_not_drawn(run_artifacts: SmallRun) -> None:
     data = run_artifacts.data
     rows = data.train.trajectories[0]
@@ -333,3 +345,11 @@ def test_mathml_is_well_formed_for_every_function() -> None:
 )
 def test_names_in_latex(name: str, latex: str) -> None:
     assert latex_name(name) == latex
+
+
+def test_known_equations_say_what_is_measured() -> None:
+    text = known_equations(DOSED.system)
+    assert text.count("<mtr>") == 4
+    assert "<mi>dose</mi>" in text
+    assert "<mi>signal</mi></mtd><mtd><mo>=</mo></mtd>" in text
+    assert "<mi>signal</mi>" not in known_equations(LOTKA_VOLTERRA.system)

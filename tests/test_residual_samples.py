@@ -10,7 +10,7 @@ import pytest
 from sciml_discover.errors import SolveError
 from sciml_discover.residual_samples import MOST_SAMPLES, PER_INTERVAL, dense_times, sample_residual
 from sciml_discover.system import System
-from tests.problems import EXCHANGE, LOGISTIC, untrained
+from tests.problems import DOSED, EXCHANGE, LOGISTIC, untrained
 
 
 def test_dense_times_hold_every_row_and_divide_each_interval() -> None:
@@ -63,3 +63,13 @@ def test_a_hidden_state_is_sampled_where_the_equation_puts_it() -> None:
     hole = sample_residual(EXCHANGE.system, EXCHANGE.data(), untrained(EXCHANGE)).holes[0]
     first = hole.times == 0.0
     np.testing.assert_allclose(hole.points[first], EXCHANGE.initial[[0, 2]][:, :2])
+
+
+def test_a_control_is_sampled_as_it_was_measured() -> None:
+    [hole] = sample_residual(DOSED.system, DOSED.data(), untrained(DOSED)).holes
+    assert hole.inputs == ("light", "a")
+    for j in range(2):
+        own, signal = np.array(hole.trajectory) == f"site {j}", DOSED.signal(j)
+        assert signal is not None
+        np.testing.assert_allclose(hole.points[own, 0], signal.at(hole.times[own])[:, 1])
+        np.testing.assert_allclose(hole.points[own][0, 1], DOSED.initial[j, 0])

@@ -115,10 +115,15 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
     }
     assert content["next_measurement"] is None
     assert content["training"]["history"]["stage"][0] == "derivative_matching x adam"
+    assert content["training"]["history"]["events"] == [
+        "multiple_shooting x lbfgs, iteration 200: 1 of 4 starts stalled: no step makes them better"
+    ]
     assert content["data"]["trajectories"] == [
         {"name": "all", "start": 0.0, "end": 5.0, "train_rows": 17, "holdout_rows": 4}
     ]
-    assert content["data"]["noise"]["lynx"] == {"sd": 0.02, "kind": "additive", "estimated": True}
+    assert content["data"]["noise"]["lynx"] == {
+            "sd": 0.02, "kind": "additive", "floor": None, "estimated": True,
+        }  # fmt: skip
 
 
 def test_laws_behind_the_rivals_are_not_called_rivals(run_artifacts: SmallRun) -> None:

@@ -116,3 +116,31 @@ def test_too_few_rows_are_not_tested() -> None:
     assert whiteness(data, found, NOISE) == {}
     exact, found = residuals(0)
     assert whiteness(exact, [item.values for item in exact.trajectories], NOISE) == {}
+
+
+def test_noise_per_value_weighs_every_row_by_its_own_size() -> None:
+    noise = Noise(("x",), (False,), np.array([0.1]), False, False, np.array([np.inf]), np.array([0.5]))
+    data = Dataset(("x",), (Trajectory("a", np.arange(4.0), np.array([[1.0], [10.0], [-100.0], [np.nan]])),))
+    # One sd off at each row: 0.5 (the floor), 1 and 10.
+    prediction = [np.array([[1.5], [11.0], [-90.0], [7.0]])]
+    found = measure(data, prediction, None, noise)
+    assert found is not None
+    assert found.chi_square == pytest.approx(3.0)
+    assert found.standardised == pytest.approx(1.0)
+    weights = 1.0 / np.array([0.5, 1.0, 10.0]) ** 2
+    center = np.sum(weights * [1.0, 10.0, -100.0]) / np.sum(weights)
+    np.testing.assert_allclose(best_constant(data, noise), [center])
+    assert found.unexplained == pytest.approx(
+        3.0 / np.sum(weights * (np.array([1.0, 10.0, -100.0]) - center) ** 2)
+    )
+
+
+def test_whiteness_is_that_of_residuals_in_units_of_their_noise() -> None:
+    # Two large rows that go together would hide sixty small ones that do.
+    rng = np.random.default_rng(0)
+    values = np.where(np.arange(60) < 2, 1e4, 1.0)[:, None]
+    wave = np.sin(np.arange(60.0) / 4.0)[:, None]
+    noise = Noise(("x",), (False,), np.array([0.1]), False, False, np.array([np.inf]), np.array([1e-3]))
+    data = Dataset(("x",), (Trajectory("a", np.arange(60.0), values),))
+    assert whiteness(data, [values * (1.0 + 0.1 * rng.standard_normal((60, 1)))], noise)["x"] > 0.01
+    assert whiteness(data, [values * (1.0 + 0.1 * wave)], noise)["x"] < 1e-6

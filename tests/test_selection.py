@@ -16,7 +16,17 @@ from sciml_discover.readers import PreparedData
 from sciml_discover.selection import RankedLaws, SelectOptions, select
 from sciml_discover.simplify import equations_with_numbers, same_structure
 from sciml_discover.system import System
-from tests.problems import EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained, value
+from tests.problems import (
+    DOSED_LONG,
+    EXCHANGE,
+    FORCED,
+    LOGISTIC,
+    LOTKA_VOLTERRA,
+    Problem,
+    propose,
+    untrained,
+    value,
+)
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
 PREDATION = [
@@ -219,6 +229,29 @@ def test_a_law_in_the_time_and_one_with_a_hidden_state() -> None:
     # The law of the drive is wrong, so this only has to be near.
     assert coefficients(hidden)["flow: a*b"] == pytest.approx(0.7, rel=0.3)
     np.testing.assert_allclose(hidden.initial_states, EXCHANGE.initial, atol=0.3)
+
+
+def test_a_law_in_a_control_is_found_through_an_expression() -> None:
+    law = select(
+        DOSED_LONG.system,
+        DOSED_LONG.data(0.01),
+        untrained(DOSED_LONG),
+        propose(
+            DOSED_LONG,
+            DEGREE2,
+            {"uptake": {"a*light": 0.5}},
+            {"uptake": {"a": 0.5}},
+            {"uptake": {"a*light": 0.5, "light": 0.1}},
+        ),
+        SelectOptions(),
+        library=DEGREE2,
+    ).laws[0]
+    assert coefficients(law) == {"uptake: a*light": pytest.approx(0.6, rel=0.02)}
+    assert law.parameters["k"].estimate.value == pytest.approx(0.5, rel=0.05)
+    np.testing.assert_allclose(law.initial_states, DOSED_LONG.initial, atol=0.05)
+    assert law.status == "converged"
+    found = parse_expression(law.equations_full["a"], ["a", "dose", "light"], where="test")
+    assert value(found, {"a": 2.0, "dose": 3.0, "light": 0.5}) == pytest.approx(3.0 - 0.6, rel=0.02)
 
 
 def test_nothing_that_can_be_solved_is_an_error() -> None:

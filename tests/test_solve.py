@@ -46,7 +46,9 @@ def test_a_stiff_equation_ends_at_the_most_steps() -> None:
     ude, theta = true_ude(problem)
     rows = Problem("slow", EXCHANGE.system, EXCHANGE.laws, EXCHANGE.initial, EXCHANGE.times).rows()
     states = torch.ones(1, 1, 8, 1).double()
-    some = Rows(**{**rows.__dict__, "times": rows.times[:1], "tolerance": torch.ones(1).double()})
+    some = Rows(
+        **{**rows.__dict__, "times": rows.times[:1], "tolerance_at_rows": torch.ones(1, 8, 1).double()}
+    )
     assert choose_steps(ude, some, FitState(states, theta)) == MOST_STEPS
 
 

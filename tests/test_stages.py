@@ -149,6 +149,38 @@ def test_a_raised_version_makes_a_stage_anew(tmp_path: Path, verbs: FakeVerbs) -
     assert verbs.calls == ["regress"]
 
 
+def test_training_that_was_stopped_goes_on_in_the_next_run(tmp_path: Path) -> None:
+    class Stop(Exception):
+        """Somebody stopped the run."""
+
+    path = write_experiment(tmp_path)
+    # Few rows, and a schedule that ends at once.
+    (path.parent / "rows.csv").write_text(
+        "time,hare,lynx\n" + "".join(f"{t},{2 + (t % 3)},{1 + (t % 2)}\n" for t in range(9))
+    )
+    stage = "{ objective = { kind = 'derivative_matching' }, optimizer = { kind = 'adam', iterations = 3 } }"
+    loaded = load_experiment(path, ["train.starts=1", f"train.stages=[{stage}, {stage}]"])
+    store = Store(tmp_path / "store")
+    told: list[Progress] = []
+
+    def stop(event: Progress) -> None:
+        if event.step == 6:
+            raise Stop
+
+    data = {"data": run_stage(stage_named("data"), Bench(loaded), {}, store).artifact}
+    train = stage_named("train")
+    with pytest.raises(Stop):
+        run_stage(train, Bench(loaded, watch=stop), data, store)
+    [folder] = (tmp_path / "store" / "checkpoints").iterdir()
+    assert folder == store.checkpoint("train", train.key(loaded, "cpu", {"data": data["data"].digest}))
+    outcome = run_stage(train, Bench(loaded, watch=told.append), data, store)
+    assert told[0].message == "going on from a checkpoint"
+    assert [event.step for event in told[1:]] == [6]
+    assert not folder.exists()
+    whole = run_stage(train, Bench(loaded), data, Store(tmp_path / "other"))
+    assert whole.artifact.digest == outcome.artifact.digest
+
+
 def test_unknown_stages_and_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="'train'"):
         stage_named("trian")

@@ -26,7 +26,7 @@ def test_every_entry_is_complete(known: KnownSystem) -> None:
     assert [item.value for item in known.system.parameters] == known.parameter_values.tolist()
     assert known.description.endswith(".")
     assert any(character.isdigit() for character in known.source)
-    slopes = known.system.numpy_functions().rhs(0.0, known.initial_values, known.parameter_values)
+    slopes = known.driven.numpy_functions().rhs(0.0, known.initial_values, known.parameter_values)
     assert np.all(np.isfinite(slopes))
     assert np.any(slopes != 0)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from sciml_discover import payload
 from sciml_discover.base import Progress
+from sciml_discover.errors import SolveError
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting
+from sciml_discover.objectives.multiple_shooting import ShootingObjective
+from sciml_discover.objectives.problem import Rows
 from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.residual_samples import dense_times, sample_residual
 from sciml_discover.solve import solve_times
@@ -24,7 +30,8 @@ from sciml_discover.training import (
     train,
     trained_ude,
 )
-from tests.problems import EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
+from sciml_discover.ude import UDE
+from tests.problems import DOSED_LONG, EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
 
 SMALL = TrainOptions(starts=2, network=NetworkOptions(hidden=(4,)))
 
@@ -78,10 +85,9 @@ def test_explicit_stages_run_in_order_and_reduce_the_loss() -> None:
     trained = train(problem.system, data, TrainOptions(starts=2, stages=stages), seed=0, watch=seen.append)
     names = list(dict.fromkeys(trained.history.stage))
     assert names == ["multiple_shooting x adam", "multiple_shooting x lbfgs"]
-    assert (
-        len(trained.history.loss) == len(trained.history.iteration) == len(trained.history.stage) == len(seen)
-    )
-    assert [event.step for event in seen] == list(range(1, len(seen) + 1))
+    assert len(trained.history.loss) == len(trained.history.iteration) == len(trained.history.stage) == 40
+    # Adam's iterations are told of in tens, so that the device need not be waited for.
+    assert [event.step for event in seen] == [10, 20, *range(21, 41)]
     assert {event.total for event in seen} == {40}
     lbfgs = np.array(trained.history.stage) == names[1]
     assert trained.history.loss[lbfgs][-1] < trained.history.loss[0]
@@ -116,6 +122,23 @@ def test_a_hidden_state_has_no_derivative_to_match() -> None:
     assert auto_stages(FORCED.system, FORCED.data())[0].objective.kind == "derivative_matching"
 
 
+def test_a_driven_system_is_trained_on_expressions() -> None:
+    options = TrainOptions(starts=2, network=NetworkOptions(hidden=(4,)))
+    data = DOSED_LONG.data(0.01)
+    trained = train(DOSED_LONG.system, data, options, seed=0)
+    assert trained.chi_square < 1.5 * trained.n_observed
+    np.testing.assert_allclose(trained.initial_states, DOSED_LONG.initial, atol=0.1)
+    [hole] = sample_residual(DOSED_LONG.system, data, trained).holes
+    truth = 0.6 * hole.points.prod(axis=1)
+    assert np.sqrt(np.mean((hole.values - truth) ** 2)) < 0.1 * truth.max()
+    shape = network_shapes(DOSED_LONG.system, DOSED_LONG.rows(), options.network)[0]
+    light = np.concatenate(
+        [item[:, 1] for item in (*DOSED_LONG.controls, *[DOSED_LONG.controls[1][-1:]] * 16)]
+    )
+    assert shape.center[0] == pytest.approx(light.mean())
+    assert shape.scale[0] == pytest.approx(light.std())
+
+
 def test_notes_name_what_the_network_can_stand_in_for() -> None:
     system = System.from_text(
         states={"n": {"positive": True}},
@@ -129,13 +152,215 @@ def test_notes_name_what_the_network_can_stand_in_for() -> None:
         assert note.startswith(f"{name} is hardly determined beside the network")
 
 
+GAUSS_NEWTON = GaussNewton(iterations=25, tolerance=0.1)
+
+RELAXING = Problem(
+    name="relaxing",
+    # What is known explodes in half a unit of time; what is missing holds it.
+    system=System.from_text(states=["x"], missing={"hold": ["x"]}, equations={"x": "x**2 + hold"}),
+    laws={"hold": "1 - x - x**2"},
+    initial=np.array([[2.0]]),
+    times=(np.arange(0.0, 3.01, 0.15),),
+)
+
+
+def staged(*stages: TrainStage, starts: int = 2, keep: float = 1.0) -> TrainOptions:
+    return TrainOptions(starts=starts, keep=keep, network=NetworkOptions(hidden=(3,)), stages=stages)
+
+
+def test_segments_are_shortened_where_no_start_can_be_solved() -> None:
+    whole = TrainStage(objective=MultipleShooting(segment_length="all"), optimizer=GAUSS_NEWTON)
+    trained = train(RELAXING.system, RELAXING.data(), staged(whole), seed=0)
+    assert (trained.status, trained.notes) == ("converged", ())
+    assert trained.chi_square < 2 * trained.n_observed
+    assert any("2 of 2 starts stalled" in event.text for event in trained.history.events)
+    assert [event.text for event in trained.history.events if "trying" in event.text] == [
+        "no start could be re-solved; trying again with segment_length 1 instead of all"
+    ]
+    names = list(dict.fromkeys(trained.history.stage))
+    assert names == [
+        "multiple_shooting x gauss_newton",
+        "multiple_shooting x gauss_newton, backed off",
+    ]
+
+
+class Stop(Exception):
+    """Somebody stopped the training."""
+
+
+def test_a_stage_that_backed_off_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    whole = TrainStage(objective=MultipleShooting(segment_length="all"), optimizer=GaussNewton(iterations=3))
+    # The first way needs no more than its end; the second is stopped in its second round.
+    given = {"system": RELAXING.system, "data": RELAXING.data(), "options": staged(whole), "seed": 0}
+    seen: list[Progress] = []
+    uninterrupted = train(**given, watch=seen.append)
+    cautious = [number for number, event in enumerate(seen) if event.message.endswith("backed off")]
+    assert len(cautious) == 4 * 3
+
+    calls = count()
+
+    def stop(_: Progress) -> None:
+        if next(calls) >= cautious[5]:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(**given, watch=stop, checkpoint=tmp_path, checkpoint_seconds=0.0)
+    again: list[Progress] = []
+    resumed = train(**given, watch=again.append, checkpoint=tmp_path)
+    assert again[0].message == "going on from a checkpoint"
+    assert len(again) - 1 == len(seen) - cautious[5]
+    assert payload.encode(resumed) == payload.encode(uninterrupted)
+
+
+class Failing(MultipleShooting):
+    """Shooting that fails unless it takes so many steps."""
+
+    fewest: int
+    error: str = "LinAlgError"
+
+    def build(self, ude: UDE, rows: Rows, steps: int) -> ShootingObjective:
+        # With one step nothing is solved: only the rounds are counted.
+        if 1 < steps < self.fewest:
+            kinds = {
+                "LinAlgError": torch.linalg.LinAlgError,  # pyright: ignore[reportPrivateImportUsage]
+                "SolveError": SolveError,
+                "FloatingPointError": FloatingPointError,
+                "OverflowError": OverflowError,
+                "TypeError": TypeError,
+            }
+            raise kinds[self.error](f"{steps} steps are too few\nat all")
+        return super().build(ude, rows, steps)
+
+
+def test_steps_are_doubled_where_nothing_else_helps() -> None:
+    data = RELAXING.data()
+    good = TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GAUSS_NEWTON)
+    steps = 4  # what is chosen for these rows
+    failing = TrainStage(objective=Failing(segment_length=1, fewest=2 * steps), optimizer=GAUSS_NEWTON)
+    trained = train(RELAXING.system, data, staged(failing), seed=0)
+    assert trained.status == "converged"
+    assert [str(event) for event in trained.history.events if "trying" in event.text] == [
+        "multiple_shooting x gauss_newton, iteration 0: "
+        "4 steps are too few; trying again with twice the integration steps"
+    ]
+    assert trained.chi_square == pytest.approx(
+        train(RELAXING.system, data, staged(good), seed=0).chi_square, rel=0.05
+    )
+
+
+@pytest.mark.parametrize("error", ["LinAlgError", "SolveError", "FloatingPointError", "OverflowError"])
+def test_a_stage_that_fails_in_every_way_is_left_out(error: str) -> None:
+    good = TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GaussNewton(iterations=4))
+    failing = TrainStage(
+        objective=Failing(segment_length=4, fewest=10**9, error=error), optimizer=Adam(iterations=3)
+    )
+    data = RELAXING.data()
+    alone = train(RELAXING.system, data, staged(good), seed=0)
+    trained = train(RELAXING.system, data, staged(good, failing), seed=0)
+    assert trained.status == alone.status
+    assert np.array_equal(trained.survivors.theta, alone.survivors.theta)
+    events = trained.history.events[len(alone.history.events) :]
+    assert [event.text.split("; ")[1] for event in events] == [
+        "trying again with segment_length 1 instead of 4",
+        "trying again with twice the integration steps",
+        "there is nothing else to try",
+    ]
+    assert trained.notes[-1].startswith(
+        "multiple_shooting x adam, backed off left out after a numerical failure"
+    )
+
+
+def test_mistakes_in_the_program_are_not_taken_for_failures_of_numerics() -> None:
+    failing = TrainStage(
+        objective=Failing(segment_length=4, fewest=10**9, error="TypeError"), optimizer=Adam(iterations=3)
+    )
+    with pytest.raises(TypeError, match="too few"):
+        train(RELAXING.system, RELAXING.data(), staged(failing), seed=0)
+
+
+def test_a_stage_that_makes_every_start_worse_is_tried_again_and_left_without_harm() -> None:
+    good = TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GAUSS_NEWTON)
+    wild = TrainStage(
+        objective=MultipleShooting(segment_length=4), optimizer=Adam(iterations=4, learning_rate=3.0)
+    )
+    data = LOGISTIC.data(0.02)
+    one = train(LOGISTIC.system, data, staged(good), seed=0)
+    two = train(LOGISTIC.system, data, staged(good, wild), seed=0)
+    assert np.array_equal(one.survivors.theta, two.survivors.theta)
+    assert one.status == two.status == "converged"
+    texts = [event.text for event in two.history.events if event.text.startswith("every")]
+    assert texts == [
+        "every start came out worse; trying again with segment_length 1 instead of 4",
+        "every start came out worse; trying again with twice the integration steps",
+        "every start came out worse; there is nothing else to try",
+    ]
+
+
+def test_starts_that_leave_the_domain_of_the_equations_return() -> None:
+    # Neither logarithm nor root exists below zero, where these steps are too long not to lead.
+    problem = Problem(
+        name="logarithm",
+        system=System.from_text(
+            states=["x"], missing={"pull": ["x"]}, equations={"x": "pull - log(x) - sqrt(x)"}
+        ),
+        laws={"pull": "sqrt(x) - x"},
+        initial=np.array([[0.2]]),
+        times=(np.arange(0.0, 2.01, 0.2),),
+    )
+    stage = TrainStage(
+        objective=MultipleShooting(segment_length=2), optimizer=Adam(iterations=30, learning_rate=0.5)
+    )
+    trained = train(problem.system, problem.data(0.01), staged(stage, starts=3), seed=0)
+    assert trained.status in ("iteration_limit", "converged")
+    assert np.isfinite(trained.chi_square)
+    assert np.isfinite(trained.survivors.theta).all()
+    found = [event.text for event in trained.history.events if "not finite" in event.text]
+    assert found
+    assert all(text.endswith("returned to their best point") for text in found)
+    assert all(text.split(" starts")[0] in ("1 of 3", "2 of 3", "3 of 3") for text in found)
+
+
+def test_weak_starts_leave_and_the_best_is_the_same() -> None:
+    shooting = TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GAUSS_NEWTON)
+    matching = TrainStage(objective=DerivativeMatching(), optimizer=GAUSS_NEWTON)
+    data = LOGISTIC.data(0.02)
+    all_starts = train(LOGISTIC.system, data, staged(matching, shooting, starts=5), seed=0)
+    assert len(all_starts.survivors.start) == 5
+    assert sorted(all_starts.survivors.start.tolist()) == [0, 1, 2, 3, 4]
+    assert all_starts.message.endswith("best of 5 starts")
+    few = train(LOGISTIC.system, data, staged(matching, shooting, starts=5, keep=0.6), seed=0)
+    dropped = [event.text for event in few.history.events if "dropped" in event.text]
+    assert dropped == [
+        "2 of 5 starts were dropped as the weakest",
+        "1 of 3 starts were dropped as the weakest",
+    ]
+    assert few.message.endswith("best of 5 starts, 2 of them carried to the end")
+    for trained in (all_starts, few):
+        survivors = trained.survivors
+        assert (np.diff(survivors.score) >= 0).all()
+        assert survivors.theta.shape[0] == len(survivors.start) == len(survivors.score)
+        weights = np.concatenate([network.weights for network in trained.networks.values()])
+        assert np.array_equal(survivors.theta[0, -len(weights) :], weights)
+        assert trained.loss == survivors.score[0] / trained.n_observed
+        assert np.isfinite(trained.history.loss).all()
+    assert few.chi_square < 1.5 * all_starts.chi_square
+    alone = train(LOGISTIC.system, data, staged(matching, shooting, starts=5, keep=0.01), seed=0)
+    assert len(alone.survivors.start) == 1
+
+
 def test_an_equation_that_runs_away_is_said_to_diverge() -> None:
     system = System.from_text(states=["n"], missing={"h": ["n"]}, equations={"n": "h + 1e3*n**3"})
     stage = TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GaussNewton(iterations=2))
     options = TrainOptions(starts=2, network=NetworkOptions(hidden=(2,)), stages=(stage,))
-    trained = train(system, LOGISTIC.data(), options, seed=0)
+    trained = train(system, replace(LOGISTIC, times=(LOGISTIC.times[0][::6],)).data(), options, seed=0)
     assert trained.status == "diverged"
+    assert trained.message.startswith("no start could be re-solved")
     assert not np.isfinite(trained.chi_square)
+    assert [event.text for event in trained.history.events if "re-solved" in event.text] == [
+        "no start could be re-solved; trying again with twice the integration steps",
+        "no start could be re-solved; there is nothing else to try",
+    ]
+    assert any("2 of 2 starts not finite" in event.text for event in trained.history.events)
 
 
 def test_a_trained_equation_comes_back_from_its_numbers() -> None:

@@ -104,3 +104,20 @@ def test_a_column_that_changes_only_in_the_holdout_is_constant() -> None:
     data.trajectories[0].values[:6] = 1.0
     with pytest.raises(InputError, match="constant column"):
         split_holdout(data, HoldoutOptions(rows=2))
+
+
+@pytest.mark.parametrize("options", [HoldoutOptions(rows=2), HoldoutOptions(trajectories=("b",))])
+def test_controls_are_split_with_their_rows(options: HoldoutOptions) -> None:
+    times = np.arange(8.0)
+    items = tuple(
+        Trajectory(name, times, np.sin(times)[:, None] + shift, times[:, None] + shift)
+        for name, shift in (("a", 0.0), ("b", 10.0))
+    )
+    train, holdout = split_holdout(Dataset(("x",), items, ("u",)), options)
+    assert holdout is not None
+    for part in (train, holdout):
+        assert part.controls == ("u",)
+        for item in part.trajectories:
+            shift = {"a": 0.0, "b": 10.0}[item.name]
+            np.testing.assert_array_equal(item.controls[:, 0], item.times + shift)
+    assert Trajectory("c", times, np.zeros((8, 1))).controls.shape == (8, 0)

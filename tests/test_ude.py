@@ -8,7 +8,7 @@ import torch
 
 from sciml_discover.system import System
 from sciml_discover.ude import ParameterMap
-from tests.problems import EXCHANGE, PROBLEMS, Problem, network_ude, random_theta, true_ude
+from tests.problems import EXCHANGE, PROBLEMS, Problem, network_ude, random_controls, random_theta, true_ude
 
 SYSTEM = System.from_text(
     states=["x"],
@@ -67,10 +67,13 @@ def test_the_true_law_in_the_holes_is_the_filled_system(problem: Problem) -> Non
     ude, theta = true_ude(problem)
     rng = np.random.default_rng(0)
     times, states = rng.uniform(0, 3, 5), rng.uniform(0.3, 2, (5, problem.system.dimension))
-    found = ude.rhs(torch.as_tensor(times), torch.as_tensor(states)[None], theta)[0].numpy()
+    controls = random_controls(problem.system, 5)
+    found = ude.rhs(torch.as_tensor(times), torch.as_tensor(states)[None], theta, controls)[0].numpy()
     functions = problem.filled.numpy_functions()
     for row in range(5):
-        np.testing.assert_allclose(found[row], functions.rhs(times[row], states[row], problem.parameters))
+        given = None if controls is None else controls[row].numpy()
+        exact = functions.rhs(times[row], states[row], problem.parameters, given)
+        np.testing.assert_allclose(found[row], exact)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
@@ -82,10 +85,11 @@ def test_linearize_says_what_autograd_says(problem: Problem) -> None:
         torch.as_tensor(rng.uniform(0, 3, 3)),
         torch.as_tensor(rng.uniform(0.3, 2, (2, 3, ude.system.dimension))),
     )
-    value, by_state, by_theta = ude.linearize(time, state, theta)
-    torch.testing.assert_close(value, ude.rhs(time, state, theta))
+    controls = random_controls(problem.system, 3)
+    value, by_state, by_theta = ude.linearize(time, state, theta, controls)
+    torch.testing.assert_close(value, ude.rhs(time, state, theta, controls))
     exact_state, exact_theta = torch.autograd.functional.jacobian(
-        lambda x, th: ude.rhs(time, x, th), (state, theta)
+        lambda x, th: ude.rhs(time, x, th, controls), (state, theta)
     )
     for b in range(2):
         torch.testing.assert_close(by_theta[b], exact_theta[b, :, :, b])

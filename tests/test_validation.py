@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sciml_discover.library import LibraryOptions
 from sciml_discover.noise import Noise
-from sciml_discover.readers import PreparedData
+from sciml_discover.readers import DataOptions, PreparedData, prepare_data
 from sciml_discover.selection import RankedLaws, SelectOptions, select
+from sciml_discover.system import System, SystemOptions
 from sciml_discover.systems import get_system
 from sciml_discover.trajectories import Dataset, HoldoutOptions, split_holdout
 from sciml_discover.validation import ValidateOptions, ValidationReport, validate
-from tests.problems import LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained
+from tests.problems import DOSED_LONG, LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
 TRUE = {"predation": {"x*y": 0.8}, "growth": {"x*y": 0.7}}
@@ -202,3 +204,59 @@ def test_nothing_left_to_test_is_no_pass() -> None:
     assert "chi_square" in failed(report)
     assert report.reasons[0].message == "4 free numbers for 4 values: nothing is left to test"
     assert report.reasons[1].message == "too few rows to test residuals for whiteness"
+
+
+def test_a_driven_law_is_judged_on_its_expressions() -> None:
+    train, held = split_holdout(DOSED_LONG.dataset(0.01), HoldoutOptions(fraction=0.2))
+    data = PreparedData(train, held, DOSED_LONG.noise(0.01), "time", "", ())
+    laws = ranked(DOSED_LONG, data, {"uptake": {"a*light": 0.5}}, {"uptake": {"a": 0.5}})
+    report = validate(DOSED_LONG.system, data, started(DOSED_LONG, data), laws, ValidateOptions())
+    assert failed(report) == []
+    assert report.law.holdout is not None
+    assert set(report.law.holdout.rms) == {"amount", "signal"}
+    assert report.baselines["sindy_on_data"].note == "not possible: b not measured"
+    assert report.baselines["known_only"].train is not None
+    law = [curve for curve in report.curves if curve.model == "law"]
+    assert [curve.values.shape for curve in law] == [(300, 2)] * 2
+
+
+def test_extrapolation_of_a_driven_law_is_driven_by_the_true_input() -> None:
+    known = get_system("driven_oscillator")
+    table = {
+        "states": {"x": {}, "v": {}},
+        "controls": {"force": {}},
+        "missing": {"spring": ["x"]},
+        "equations": {"x": "v", "v": "force - 0.1*v - spring"},
+        "observables": {"place": "x", "mix": "x + v"},
+    }
+    options = {"synthetic": {"system": known.name, "times": {"stop": 8.0, "step": 0.2}, "noise": 0.005}}
+    data = prepare_data(
+        DataOptions.model_validate({**options, "noise": {"relative": 0.005}}),
+        SystemOptions.model_validate(table),
+        Path(),
+        0,
+    )
+    system = System.from_options(SystemOptions.model_validate(table))
+    laws = {"spring": {"x": 1.0, "x**3": 0.5}}
+    [item] = data.train.trajectories
+    problem = Problem(
+        "oscillator",
+        system,
+        {"spring": "x + 0.5*x**3"},
+        np.array([[1.0, 0.0]]),
+        (item.times,),
+        (),
+        (item.controls,),
+    )
+    library = LibraryOptions(polynomial_degree=3)
+    ranked_laws = select(
+        system, data, untrained(problem), propose(problem, library, laws), SelectOptions(), library=library
+    )
+    report = validate(
+        system, data, untrained(problem), ranked_laws, ValidateOptions(extrapolate_to=16.0), truth=known
+    )
+    assert report.truth is not None
+    assert report.truth.same_structure
+    assert report.truth.relative_errors["v: force"] == 0
+    assert report.law.extrapolation is not None
+    assert report.law.extrapolation.relative_l2 < 0.05

@@ -4,16 +4,41 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar
 
-from sciml_discover.base import lazy_import
-from sciml_discover.objectives.problem import FitState
+from sciml_discover.base import Options, lazy_import
+from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy_import("torch")
+
+Order = Literal[1, 2]
+"""Of an optimizer: 1 if it follows gradients, 2 if it solves linearised least-squares problems."""
+
+
+class AbstractObjectiveOptions(Options, ABC):
+    """Which objective is minimised; its fields are the options."""
+
+    solves: ClassVar[bool] = True
+    """Whether the differential equation is solved, so that the size of its steps matters."""
+
+    @abstractmethod
+    def build(self, ude: UDE, rows: Rows, steps: int) -> AbstractObjective:
+        """Return the objective for a universal differential equation and training rows.
+
+        Args:
+            ude: the equation.
+            rows: the training rows.
+            steps: Runge-Kutta steps per interval; a power of two.
+        """
+
+    def backed_off(self) -> Self | None:
+        """Return more cautious options, for when these led nowhere; None if there are none."""
+        return None
 
 
 class AbstractLinearization(ABC):
@@ -69,18 +94,29 @@ class AbstractObjective(ABC):
     def take(self, index: torch.Tensor) -> AbstractObjective:
         """Return the objective of the chosen members of the batch."""
 
-    def advance(self, unknowns: torch.Tensor) -> bool:  # noqa: ARG002 - most objectives have one round
-        """Tighten the penalties after a round of a first-order method; return whether another round is needed."""
-        return False
+    # Objectives are immutable. One that is minimised in rounds, each under conditions of its own, says so below;
+    # an optimizer of order 1 sees `loss`, one of order 2 `linearize`.
 
-    @property
-    def rounds(self) -> int:
-        """Number of rounds that a first-order method should divide its iterations into."""
+    def rounds_of(self, order: Order) -> int:  # noqa: ARG002 - most objectives have one round
+        """Return the number of rounds that an optimizer of this order goes through."""
         return 1
 
-    def second_order_rounds(self) -> tuple[AbstractObjective, ...]:
-        """Return the objectives that a second-order method should minimise in turn, this one last."""
-        return (self,)
+    def first_round(self, order: Order) -> AbstractObjective:  # noqa: ARG002 - most objectives have one round
+        """Return the objective as an optimizer of this order should minimise it first."""
+        return self
+
+    def next_round(self, unknowns: torch.Tensor) -> AbstractObjective | None:  # noqa: ARG002 - as above
+        """Return the objective of the round after this one, which ended at ``unknowns``; None after the last."""
+        return None
+
+    @property
+    def memory(self) -> dict[str, torch.Tensor]:
+        """What this round carries beyond the options, such as multipliers; see `recall`."""
+        return {}
+
+    def recall(self, memory: dict[str, torch.Tensor]) -> AbstractObjective:  # noqa: ARG002 - as above
+        """Return exactly the objective that had this ``memory``, from any other round of it."""
+        return self
 
 
 Linearization = TypeVar("Linearization", bound=AbstractLinearization)
@@ -100,9 +136,16 @@ def take(mine: Linearization, index: torch.Tensor) -> Linearization:
     return _map_tensors(lambda tensor, _: tensor[index], mine, mine)
 
 
+def contiguous(mine: Linearization) -> Linearization:
+    """Return the same with all tensors laid out in memory as they are read back from a file."""
+    return _map_tensors(lambda tensor, _: tensor.contiguous(), mine, mine)
+
+
 def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one: Any, two: Any) -> Any:
     if isinstance(one, torch.Tensor):
         return function(one, two)
+    if not is_dataclass(one):
+        return one
     values = {
         field.name: _map_tensors(function, getattr(one, field.name), getattr(two, field.name))
         for field in fields(one)

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from sciml_discover.base import Options, lazy_import
+from sciml_discover.base import lazy_import
 from sciml_discover.linear_algebra import DenseNormal
-from sciml_discover.objectives.abstract import AbstractLinearization, AbstractObjective, choose, take
-from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.abstract import (
+    AbstractLinearization,
+    AbstractObjective,
+    AbstractObjectiveOptions,
+    choose,
+    take,
+)
+from sciml_discover.objectives.problem import FitState, Rows, smooth_again
+from sciml_discover.smoothers import Automatic, SmootherOptions
 from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
@@ -19,20 +26,26 @@ else:
     torch = lazy_import("torch")
 
 
-class DerivativeMatching(Options):
+class DerivativeMatching(AbstractObjectiveOptions):
     """Match the right-hand side to the derivative of the smoothed data. No solves; a warm start.
 
     Roesch, Rackauckas & Stumpf 2021, doi:10.1002/mp.14815 (two-stage collocation); Varah 1982,
     doi:10.1137/0903003. Not possible with hidden states, whose derivatives nobody measured.
     """
 
+    solves: ClassVar[bool] = False
     kind: Literal["derivative_matching"] = "derivative_matching"
     accuracy: pydantic.PositiveFloat = 0.05
-    """Standard deviation of the smoothed derivatives, relative to their root mean square."""
+    """Standard deviation of the smoothed derivatives, relative to their typical size."""
+    smoother: SmootherOptions = Automatic()
+    """How the data are smoothed and differentiated."""
 
     def build(self, ude: UDE, rows: Rows, steps: int) -> DerivativeObjective:  # noqa: ARG002 - no solves
         """Return the objective for a universal differential equation and training rows."""
-        return DerivativeObjective(self, ude, rows)
+        # The rows come smoothed by the default.
+        return DerivativeObjective(
+            self, ude, rows if isinstance(self.smoother, Automatic) else smooth_again(rows, self.smoother)
+        )
 
 
 class DerivativeObjective(AbstractObjective):
@@ -56,14 +69,16 @@ class DerivativeObjective(AbstractObjective):
 
     def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return half the squared mismatch of derivatives, prior included."""
-        slopes = self.ude.rhs(self._times(), self._points(unknowns), unknowns)
+        slopes = self.ude.rhs(self._times(), self._points(unknowns), unknowns, self._controls())
         prior = (self.ude.prior_precision(unknowns.shape[0]) * unknowns.square()).sum(1)
         return 0.5 * self._mismatch(slopes).square().sum((1, 2)) + 0.5 * prior
 
     def linearize(self, unknowns: torch.Tensor) -> DenseLinearization:
         """Return the least-squares problem linearised at ``theta``."""
         with torch.no_grad():
-            slopes, _, by_theta = self.ude.linearize(self._times(), self._points(unknowns), unknowns)
+            slopes, _, by_theta = self.ude.linearize(
+                self._times(), self._points(unknowns), unknowns, self._controls()
+            )
             residual = self._mismatch(slopes).flatten(1)
             jacobian = (by_theta * self._weights()[..., None]).flatten(1, 2)
             precision = self.ude.prior_precision(unknowns.shape[0])
@@ -81,6 +96,9 @@ class DerivativeObjective(AbstractObjective):
     def _times(self) -> torch.Tensor:
         return self.rows.times.flatten()
 
+    def _controls(self) -> torch.Tensor | None:
+        return None if self.rows.controls is None else self.rows.controls.flatten(0, 1)
+
     def _points(self, unknowns: torch.Tensor) -> torch.Tensor:
         return self.rows.smooth_states.flatten(0, 1).expand(unknowns.shape[0], -1, -1)
 
@@ -88,7 +106,8 @@ class DerivativeObjective(AbstractObjective):
         """Return one over the accuracy of each derivative, zero at padded rows, shape ``(J * L, d)``."""
         lengths = torch.as_tensor(self.rows.lengths, device=self.rows.times.device)
         real = torch.arange(self.rows.times.shape[1], device=lengths.device) < lengths[:, None]
-        return real.flatten()[:, None] / (self.options.accuracy * self.rows.slope_scale)
+        scale = self.options.accuracy * self.rows.slope_scale_at_rows
+        return (real[..., None] / scale).flatten(0, 1)
 
     def _mismatch(self, slopes: torch.Tensor) -> torch.Tensor:
         return (slopes - self.rows.smooth_slopes.flatten(0, 1)) * self._weights()

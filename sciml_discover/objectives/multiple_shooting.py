@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 import pydantic
 
-from sciml_discover.base import Options, lazy_import
+from sciml_discover.base import lazy_import
 from sciml_discover.integrate import integrate_batch, integrate_sensitivities, unit_sensitivity
 from sciml_discover.linear_algebra import ArrowNormal, Nodes, TridiagonalNormal, condense
-from sciml_discover.objectives.abstract import AbstractLinearization, AbstractObjective, choose, take
+from sciml_discover.objectives.abstract import (
+    AbstractLinearization,
+    AbstractObjective,
+    AbstractObjectiveOptions,
+    Order,
+    choose,
+    take,
+)
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE
 
@@ -21,7 +28,11 @@ else:
     torch = lazy_import("torch")
 
 
-class MultipleShooting(Options):
+PENALISED_ROUNDS, PENALTY_GROWTH = 3, 30.0
+"""Rounds of a second-order method before continuity becomes an equality, and the growth of the penalty in them."""
+
+
+class MultipleShooting(AbstractObjectiveOptions):
     """Solve short segments as one batch; their initial states are free, continuity is enforced.
 
     First-order methods see continuity as a penalty that grows into an augmented Lagrangian (Turan & Jaeschke
@@ -44,6 +55,29 @@ class MultipleShooting(Options):
         length = intervals if self.segment_length == "all" else min(self.segment_length, intervals)
         return ShootingObjective(self, ude, rows, length, steps)
 
+    def backed_off(self) -> MultipleShooting | None:
+        """Return the same over single intervals, in which a solution has the least time to run away."""
+        return None if self.segment_length == 1 else self.model_copy(update={"segment_length": 1})
+
+
+@dataclass(frozen=True)
+class Continuity:
+    """How one round ties the segments together.
+
+    Attributes:
+        weight: of the penalty, in units of the noise.
+        exact: whether `linearize` sees an equality instead of the penalty.
+        order: of the optimizer whose round it is.
+        number: of the round, from zero.
+        multipliers: of the augmented Lagrangian, shape ``(B, J, S - 1, d)``; None before the first update.
+    """
+
+    weight: float
+    exact: bool
+    order: Order = 1
+    number: int = 0
+    multipliers: torch.Tensor | None = None
+
 
 class ShootingObjective(AbstractObjective):
     """Multiple shooting of a batch of equations over the same rows.
@@ -56,10 +90,17 @@ class ShootingObjective(AbstractObjective):
         rows: the training rows.
         segment_length: intervals per segment.
         steps: Runge-Kutta steps per interval; a power of two, so that step ends meet the rows exactly.
+        stage: the round it is in; before the first, `loss` has the first weight and `linearize` the equality.
     """
 
     def __init__(
-        self, options: MultipleShooting, ude: UDE, rows: Rows, segment_length: int, steps: int
+        self,
+        options: MultipleShooting,
+        ude: UDE,
+        rows: Rows,
+        segment_length: int,
+        steps: int,
+        stage: Continuity | None = None,
     ) -> None:
         self.options, self.ude, self.rows, self.steps = options, ude, rows, steps
         self.segment_length = segment_length
@@ -71,9 +112,11 @@ class ShootingObjective(AbstractObjective):
         self.starts = times[:, :-1].reshape(shape)
         self.lengths = (times[:, 1:] - times[:, :-1]).reshape(shape)
         self._longest = longest
-        self._penalty: float | None = None
-        self._multipliers: torch.Tensor | None = None
-        self._continuity = options.continuity
+        self._stage = stage or Continuity(options.continuity, exact=True)
+        self._inputs = [
+            rows.inputs(slice(interval, None, segment_length), self.segments)
+            for interval in range(segment_length)
+        ]
 
     # --- the flat unknowns -------------------------------------------------------------------------------
 
@@ -114,12 +157,73 @@ class ShootingObjective(AbstractObjective):
         """Return states at rows from those inside the segments ``(B, J, S, k, ...)`` and at their ends."""
         return torch.cat([inside.flatten(2, 3), end[:, :, -1:]], dim=2)[:, :, : self._longest]
 
-    # --- first-order methods -----------------------------------------------------------------------------
+    # --- rounds ------------------------------------------------------------------------------------------
+
+    def rounds_of(self, order: Order) -> int:
+        """Return the number of rounds; one where there is nothing to tie."""
+        if self.segments == 1:
+            return 1
+        return self.options.rounds if order == 1 else PENALISED_ROUNDS + 1
+
+    def first_round(self, order: Order) -> ShootingObjective:
+        """Return the objective with the weakest continuity.
+
+        For second-order methods continuity is a penalty that grows, and at last an equality: with a poor right-hand
+        side the equality-constrained step extrapolates an unstable linearised flow over the whole series; the
+        penalty cannot. Its optimum is also a lower bound of the constrained one.
+        """
+        exact = order == 2 and self.segments == 1
+        return self._in(Continuity(self.options.continuity, exact=exact, order=order))
+
+    def next_round(self, unknowns: torch.Tensor) -> ShootingObjective | None:
+        """Return the objective with a stronger continuity: the update of the augmented Lagrangian, for order 1."""
+        stage = self._stage
+        if stage.number + 1 >= self.rounds_of(stage.order):
+            return None
+        if stage.order == 2:
+            following = replace(
+                stage,
+                number=stage.number + 1,
+                weight=stage.weight * PENALTY_GROWTH,
+                exact=stage.number + 1 == PENALISED_ROUNDS,
+            )
+            return self._in(following)
+        with torch.no_grad():
+            nodes, theta = self._split(unknowns)
+            _, end = self._solve(nodes, theta)
+            update = stage.weight * self._defect(nodes, end)
+        return self._in(
+            replace(
+                stage,
+                number=stage.number + 1,
+                weight=stage.weight * self.options.growth,
+                multipliers=update if stage.multipliers is None else stage.multipliers + update,
+            )
+        )
 
     @property
-    def rounds(self) -> int:
-        """Number of rounds of the augmented Lagrangian; one where there is nothing to tie."""
-        return self.options.rounds if self.segments > 1 else 1
+    def memory(self) -> dict[str, torch.Tensor]:
+        """Number, kind, weight and multipliers of the round."""
+        stage = self._stage
+        memory = {
+            "round": torch.tensor([stage.order, stage.number, int(stage.exact)]),
+            "weight": torch.tensor(stage.weight, dtype=torch.float64),
+        }
+        return memory if stage.multipliers is None else {**memory, "multipliers": stage.multipliers}
+
+    def recall(self, memory: dict[str, torch.Tensor]) -> ShootingObjective:
+        """Return exactly the objective that had this ``memory``."""
+        order, number, exact = memory["round"].tolist()
+        multipliers = memory.get("multipliers")
+        if multipliers is not None:
+            multipliers = multipliers.to(self.rows.times.device)
+        return self._in(Continuity(float(memory["weight"]), bool(exact), order, number, multipliers))
+
+    def _in(self, stage: Continuity) -> ShootingObjective:
+        """Return this objective in another round."""
+        return ShootingObjective(self.options, self.ude, self.rows, self.segment_length, self.steps, stage)
+
+    # --- first-order methods -----------------------------------------------------------------------------
 
     def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return half the squared residuals, prior and shifted continuity penalty included."""
@@ -130,20 +234,11 @@ class ShootingObjective(AbstractObjective):
         total = total + 0.5 * (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
         if self.segments > 1:
             shifted = self._defect(nodes, end)
-            if self._multipliers is not None:
-                shifted = shifted + self._multipliers / self._continuity
-            total = total + 0.5 * self._continuity * shifted.square().sum((1, 2, 3))
+            weight, multipliers = self._stage.weight, self._stage.multipliers
+            if multipliers is not None:
+                shifted = shifted + multipliers / weight
+            total = total + 0.5 * weight * shifted.square().sum((1, 2, 3))
         return total
-
-    def advance(self, unknowns: torch.Tensor) -> bool:
-        """Update multipliers and weight of the augmented Lagrangian; ask for one more round."""
-        with torch.no_grad():
-            nodes, theta = self._split(unknowns)
-            _, end = self._solve(nodes, theta)
-            update = self._continuity * self._defect(nodes, end)
-        self._multipliers = update if self._multipliers is None else self._multipliers + update
-        self._continuity *= self.options.growth
-        return True
 
     def _defect(self, nodes: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
         """Return the jumps between segments in units of the tolerances, shape ``(B, J, S - 1, d)``."""
@@ -165,7 +260,7 @@ class ShootingObjective(AbstractObjective):
         def rhs(scaled: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
             interval = min(max(int(scaled), 0), self.segment_length - 1)
             time = starts[:, interval] + (scaled - interval) * lengths[:, interval]
-            return self.ude.rhs(time, state, theta) * lengths[:, interval, None]
+            return self.ude.rhs(time, state, theta, self._inputs[interval](time)) * lengths[:, interval, None]
 
         grid = torch.arange(self.segment_length + 1, dtype=nodes.dtype, device=nodes.device)
         solution = odeint(
@@ -189,26 +284,15 @@ class ShootingObjective(AbstractObjective):
         for interval in range(self.segment_length):
             path.append(state.reshape(shape))
             start, length = self.starts[..., interval].flatten(), self.lengths[..., interval].flatten()
+            inputs = self._inputs[interval]
             state = integrate_batch(
-                lambda time, at: self.ude.rhs(time, at, theta), start, length, state, self.steps
+                lambda time, at: self.ude.rhs(time, at, theta, inputs(time)),  # noqa: B023 - used at once
+                start,
+                length,
+                state,
+                self.steps,
             )
         return torch.stack(path, dim=3), state.reshape(shape)
-
-    def second_order_rounds(self) -> tuple[AbstractObjective, ...]:
-        """Return the same objective with continuity as a penalty that grows, and at last as an equality.
-
-        With a poor right-hand side the equality-constrained step extrapolates an unstable linearised flow over
-        the whole series; the penalty cannot. Its optimum is also a lower bound of the constrained one.
-        """
-        if self.segments == 1:
-            return (self,)
-        weights = (*(self.options.continuity * 30.0**power for power in range(3)), None)
-        return tuple(self._with_penalty(weight) for weight in weights)
-
-    def _with_penalty(self, weight: float | None) -> ShootingObjective:
-        other = ShootingObjective(self.options, self.ude, self.rows, self.segment_length, self.steps)
-        other._penalty = weight
-        return other
 
     def linearize(self, unknowns: torch.Tensor) -> AbstractLinearization:
         """Return the least-squares problem with continuity as this round sees it."""
@@ -222,7 +306,7 @@ class ShootingObjective(AbstractObjective):
         where the matrix is singular to rounding, the entries of the directions concerned are infinite.
         """
         with torch.no_grad():
-            linearized = self._with_penalty(None)._linearize(unknowns)
+            linearized = self._in(replace(self._stage, exact=True))._linearize(unknowns)
         if not isinstance(linearized, ConstrainedShooting):
             raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
         return linearized.normal.covariance()
@@ -231,21 +315,20 @@ class ShootingObjective(AbstractObjective):
         nodes, theta = self._split(unknowns)
         inside, end, by_inside, by_end = self._solve_sensitivities(nodes, theta)
         states = self._at_rows(inside, end)
-        slope = self.rows.residual_slope(states)
-        by_node = slope[..., None] * self._at_rows(by_inside, by_end)[..., self.rows.columns, :]
-        residual = self.rows.residual(states)
+        residual, by_node = self.rows.linearize_along(states, self._at_rows(by_inside, by_end))
         defect = end[:, :, :-1] - nodes[:, :, 1:]
         precision = self.ude.prior_precision(theta.shape[0])
         chi_square = residual.square().sum((1, 2, 3))
         cost = 0.5 * chi_square + 0.5 * (precision * theta.square()).sum(1)
         scaled = defect / self.rows.tolerance
         worst = scaled.abs().flatten(1).amax(1) if scaled.numel() else torch.zeros_like(cost)
-        if self._penalty is not None:
+        if not self._stage.exact:
+            weight = self._stage.weight
             return PenalisedShooting(
-                cost=cost + 0.5 * self._penalty * scaled.square().sum((1, 2, 3)),
+                cost=cost + 0.5 * weight * scaled.square().sum((1, 2, 3)),
                 infeasibility=torch.zeros_like(cost),
                 worst_defect=torch.zeros_like(cost),
-                normal=self._tridiagonal(self._penalty, by_node, residual, by_end, scaled, precision, theta),
+                normal=self._tridiagonal(weight, by_node, residual, by_end, scaled, precision, theta),
             )
         condensed = condense(by_end, defect)
         dimension = nodes.shape[-1]
@@ -275,8 +358,9 @@ class ShootingObjective(AbstractObjective):
             path.append(state.reshape(shape))
             path_sensitivity.append(sensitivity.reshape(*shape, columns))
             start, length = self.starts[..., interval].flatten(), self.lengths[..., interval].flatten()
+            inputs = self._inputs[interval]
             state, sensitivity = integrate_sensitivities(
-                lambda time, at: self.ude.linearize(time, at, theta),
+                lambda time, at: self.ude.linearize(time, at, theta, inputs(time)),  # noqa: B023 - used at once
                 start,
                 length,
                 state,
@@ -304,7 +388,7 @@ class ShootingObjective(AbstractObjective):
         batch, count, segments, dimension, _ = by_end.shape
         # Rows of a segment depend on its node; the very last row belongs to the last segment.
         by_row = by_node.flatten(2, 3)
-        seen = len(self.rows.columns)
+        seen = self.rows.n_observables
         missing = segments * self.segment_length * seen - (by_row.shape[2] - seen)
         pad = by_row.new_zeros(batch, count, missing, by_row.shape[3])
         inner = torch.cat([by_row[:, :, :-seen], pad], dim=2).unflatten(2, (segments, -1))
@@ -334,6 +418,7 @@ class ShootingObjective(AbstractObjective):
             shared=normal[..., dimension:, dimension:].sum((1, 2)) + torch.diag_embed(precision),
             node_gradient=gradient[..., :dimension],
             shared_gradient=gradient[..., dimension:].sum((1, 2)) + precision * theta,
+            node_damping=normal[..., :dimension, :dimension].diagonal(dim1=-2, dim2=-1),
         )
 
     def _spread(self, per_segment: torch.Tensor) -> torch.Tensor:
@@ -343,11 +428,12 @@ class ShootingObjective(AbstractObjective):
 
     def take(self, index: torch.Tensor) -> ShootingObjective:
         """Return the objective of the chosen members of the batch."""
-        other = ShootingObjective(
-            self.options, self.ude.take(index), self.rows, self.segment_length, self.steps
+        stage = self._stage
+        if stage.multipliers is not None:
+            stage = replace(stage, multipliers=stage.multipliers[index])
+        return ShootingObjective(
+            self.options, self.ude.take(index), self.rows, self.segment_length, self.steps, stage
         )
-        other._penalty = self._penalty
-        return other
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from sciml_discover.base import Options, lazy_import
-from sciml_discover.optimizers.abstract import Report
+from sciml_discover.base import lazy_import
+from sciml_discover.objectives.abstract import AbstractLinearization, contiguous
+from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 
 if TYPE_CHECKING:
     import torch
 
-    from sciml_discover.objectives.abstract import AbstractObjective
+    from sciml_discover.objectives.abstract import AbstractObjective, Order
 else:
     torch = lazy_import("torch")
 
@@ -22,78 +24,134 @@ LARGEST_DEFECT = 1e-2
 """Constraints closer than this, in units of the noise, count as met."""
 
 
-class GaussNewton(Options):
+@dataclass(frozen=True)
+class GaussNewtonState(AbstractState):
+    """Where Gauss-Newton stands. Members that are done have left the batch and cost no time.
+
+    Attributes:
+        point: where each member stands, which is where it is best, shape ``(B, n)``.
+        alive: positions of the members that go on, shape ``(A,)``.
+        current: the objective linearised where they stand.
+        damping: relative to the diagonal of the normal matrix, shape ``(A,)``.
+        fraction: of the step that is tried next, shape ``(A,)``.
+        weight: of the constraints in the merit function, shape ``(A,)``.
+    """
+
+    point: torch.Tensor
+    alive: torch.Tensor
+    current: AbstractLinearization
+    damping: torch.Tensor
+    fraction: torch.Tensor
+    weight: torch.Tensor
+
+    @property
+    def unknowns(self) -> torch.Tensor:
+        """Where each member stands."""
+        return self.point
+
+    @property
+    def stalled(self) -> torch.Tensor:
+        """Members that no step could improve, however small."""
+        going = torch.zeros_like(self.converged).index_fill(0, self.alive, True)
+        return ~going & ~self.converged
+
+
+class GaussNewton(AbstractOptimizer):
     """Levenberg-Marquardt steps on the linearised residual, one damping per member of the batch.
 
     Equality constraints enter through an L1 merit function whose weight follows the step (Nocedal & Wright
     2006, section 18.3).
     """
 
+    order: ClassVar[Order] = 2
     kind: Literal["gauss_newton"] = "gauss_newton"
     iterations: pydantic.PositiveInt = 60
-    """Highest number of linearisations."""
+    """Highest number of linearisations in each round."""
     tolerance: pydantic.PositiveFloat = 1e-3
     """Stop once the promised decrease of chi-square is below this."""
     damping: pydantic.PositiveFloat = 1e-2
     """First damping, relative to the diagonal of the normal matrix."""
 
-    def minimise(
-        self, objective: AbstractObjective, unknowns: torch.Tensor, report: Report
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the unknowns after minimisation, and which members of the batch converged.
+    def most_iterations(self, rounds: int) -> int:
+        """Return the number of linearisations of all rounds."""
+        return rounds * self.iterations
+
+    def begin(self, objective: AbstractObjective, unknowns: torch.Tensor) -> GaussNewtonState:
+        """Return the state before the first step: the objective linearised where it begins."""
+        unknowns = unknowns.detach()
+        current = contiguous(objective.linearize(unknowns))
+        damping = unknowns.new_full((len(unknowns),), self.damping)
+        return GaussNewtonState(
+            value=current.cost,
+            converged=torch.zeros(len(unknowns), dtype=torch.bool, device=unknowns.device),
+            lost=torch.zeros(len(unknowns), dtype=torch.int64, device=unknowns.device),
+            iteration=torch.tensor(0),
+            done=torch.tensor(False),
+            spent=torch.tensor(False),
+            point=unknowns,
+            alive=torch.arange(len(unknowns), device=unknowns.device),
+            current=current,
+            damping=damping,
+            fraction=torch.ones_like(damping),
+            weight=torch.ones_like(damping),
+        )
+
+    def next_round(self, objective: AbstractObjective, state: GaussNewtonState) -> GaussNewtonState:
+        """Begin afresh, with all members, where the last round ended."""
+        return self.begin(objective, state.point)
+
+    def step(self, objective: AbstractObjective, state: GaussNewtonState) -> GaussNewtonState:
+        """Return the state after one more linearisation.
 
         A member whose solve fails (NaN, infinity) keeps its last good point and is damped more.
         """
-        converged = torch.zeros(len(unknowns), dtype=torch.bool, device=unknowns.device)
-        for stage in objective.second_order_rounds():
-            unknowns, converged = self.minimise_round(stage, unknowns, report)
-        return unknowns, converged
+        alive, current, damping, fraction = state.alive, state.current, state.damping, state.fraction
+        everybody = len(alive) == len(state.point)
+        if not everybody:
+            objective = objective.take(alive)
+        unknowns = state.point if everybody else state.point[alive]
+        step, change = current.solve(damping)
+        # The merit weight is large enough for every step to descend (Nocedal & Wright, 18.36).
+        needed = change / (0.5 * current.infeasibility.clamp_min(1e-12))
+        weight = torch.where(torch.isfinite(needed), torch.maximum(state.weight, needed), state.weight)
+        promised = change - weight * current.infeasibility
+        trial = unknowns + fraction[:, None] * torch.nan_to_num(step)
+        following = objective.linearize(trial)
+        before = current.cost + weight * current.infeasibility
+        after = following.cost + weight * following.infeasibility
+        finite = torch.isfinite(after) & torch.isfinite(step).all(1)
+        accept = finite & (after <= before + 1e-4 * fraction * promised.clamp_max(0.0))
+        ratio = torch.where(accept, (after - before) / (fraction * promised).clamp_max(-1e-300), 0.0)
+        settled = accept & (fraction == 1.0) & (-promised < 0.5 * self.tolerance)
+        settled &= following.worst_defect < LARGEST_DEFECT
+        unknowns = torch.where(accept[:, None], trial, unknowns)
+        # What a checkpoint gives back lies in memory like this, and sums depend on that in the last bit.
+        current = contiguous(following.choose(accept, current))
+        shrink = torch.where(ratio > 0.75, 0.1, torch.where(ratio > 0.25, 0.5, 2.0))
+        damping = torch.where(accept, damping * shrink, damping * 8.0).clamp(1e-12, 2 * LARGEST_DAMPING)
+        fraction = torch.where(accept, (2.0 * fraction).clamp_max(1.0), (0.5 * fraction).clamp_min(0.0625))
+        stuck = (damping > LARGEST_DAMPING) & ~accept
 
-    def minimise_round(
-        self, objective: AbstractObjective, unknowns: torch.Tensor, report: Report
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Minimise one round of an objective, as `minimise` does."""
-        result = unknowns.clone()
-        converged = torch.zeros(len(unknowns), dtype=torch.bool, device=unknowns.device)
-        alive = torch.arange(len(unknowns), device=unknowns.device)
-        current = objective.linearize(unknowns)
-        damping = unknowns.new_full((len(unknowns),), self.damping)
-        fraction = torch.ones_like(damping)
-        weight = torch.ones_like(damping)
-        values = current.cost.clone()
-        for iteration in range(self.iterations):
-            step, change = current.solve(damping)
-            # The merit weight is large enough for every step to descend (Nocedal & Wright, 18.36).
-            needed = change / (0.5 * current.infeasibility.clamp_min(1e-12))
-            weight = torch.where(torch.isfinite(needed), torch.maximum(weight, needed), weight)
-            promised = change - weight * current.infeasibility
-            trial = unknowns + fraction[:, None] * torch.nan_to_num(step)
-            following = objective.linearize(trial)
-            before = current.cost + weight * current.infeasibility
-            after = following.cost + weight * following.infeasibility
-            finite = torch.isfinite(after) & torch.isfinite(step).all(1)
-            accept = finite & (after <= before + 1e-4 * fraction * promised.clamp_max(0.0))
-            ratio = torch.where(accept, (after - before) / (fraction * promised).clamp_max(-1e-300), 0.0)
-            settled = accept & (fraction == 1.0) & (-promised < 0.5 * self.tolerance)
-            settled &= following.worst_defect < LARGEST_DEFECT
-            unknowns = torch.where(accept[:, None], trial, unknowns)
-            current = following.choose(accept, current)
-            shrink = torch.where(ratio > 0.75, 0.1, torch.where(ratio > 0.25, 0.5, 2.0))
-            damping = torch.where(accept, damping * shrink, damping * 8.0).clamp(1e-12, 2 * LARGEST_DAMPING)
-            fraction = torch.where(
-                accept, (2.0 * fraction).clamp_max(1.0), (0.5 * fraction).clamp_min(0.0625)
-            )
-            stuck = (damping > LARGEST_DAMPING) & ~accept
-
-            result[alive] = unknowns
-            values[alive] = current.cost
-            converged[alive] |= settled
-            report(iteration, values)
-            left = torch.nonzero(~(settled | stuck)).flatten()
-            if len(left) == 0:
-                break
-            if len(left) < len(alive):
-                alive, unknowns, current = alive[left], unknowns[left], current.take(left)
-                objective = objective.take(left)
-                damping, fraction, weight = damping[left], fraction[left], weight[left]
-        return result, converged
+        point = unknowns if everybody else state.point.index_copy(0, alive, unknowns)
+        value = current.cost if everybody else state.value.index_copy(0, alive, current.cost)
+        converged = settled if everybody else state.converged.index_copy(0, alive, settled)
+        # The only place where an iteration waits for the device.
+        left = torch.nonzero(~(settled | stuck)).flatten()
+        if len(left) < len(alive):
+            alive, current = alive[left], current.take(left)
+            damping, fraction, weight = damping[left], fraction[left], weight[left]
+        count = int(state.iteration) + 1
+        return GaussNewtonState(
+            value=value,
+            converged=converged,
+            lost=state.lost.index_add(0, state.alive, (~finite).long()),
+            iteration=torch.tensor(count),
+            done=torch.tensor(len(left) == 0 or count >= self.iterations),
+            spent=torch.tensor(False),
+            point=point,
+            alive=alive,
+            current=current,
+            damping=damping,
+            fraction=fraction,
+            weight=weight,
+        )

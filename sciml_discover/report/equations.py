@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 
 def known_equations(system: System) -> str:
-    """Return the equations of a system, its holes as symbols, as one block of MathML."""
-    return _block((_derivative(name), equation) for name, equation in system.equations.items())
+    """Return the equations of a system, its holes as symbols, and what is measured, as one block of MathML."""
+    from sciml_discover.printing import print_mathml
+
+    rows = [(_derivative(name), equation) for name, equation in system.equations.items()]
+    rows += [(print_mathml(symbol(name)), expression) for name, expression in system.observed.items()]
+    return _block(rows)
 
 
 def law_equations(law: Law, system: System) -> str:
@@ -110,7 +114,7 @@ def _numbers(values: Mapping[str, float]) -> dict[sympy.Basic, sympy.Basic]:
 
 
 def _parse(text: str, system: System) -> sympy.Expr:
-    names = [*system.state_names, *system.parameter_names, TIME]
+    names = [*system.state_names, *system.parameter_names, *system.control_names, TIME]
     return parse_expression(text, names, where="law")
 
 

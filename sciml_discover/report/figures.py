@@ -337,8 +337,11 @@ def _find(trajectories: Sequence[Trajectory], name: str) -> Trajectory | None:
     return next((trajectory for trajectory in trajectories if trajectory.name == name), None)
 
 
-def _unit(system: System, state: str) -> str | None:
-    return next((variable.unit for variable in system.states if variable.name == state), None)
+def _unit(system: System, name: str) -> str | None:
+    """Return the unit of a state, of a control, or of an observable that is a state under another name."""
+    if name in system.observed:
+        name = str(system.observed[name])
+    return next((item.unit for item in (*system.states, *system.controls) if item.name == name), None)
 
 
 def _labelled(name: str, unit: str | None) -> str:

@@ -250,6 +250,7 @@ def _truth(validation: ValidationReport) -> dict[str, Any] | None:
 def _data(data: PreparedData) -> dict[str, Any]:
     noise = data.noise
     levels = zip(noise.observables, noise.sd.tolist(), noise.lognormal, strict=True)
+    meaning = "" if noise.floors is None else " of each value"
     return {
         "provenance": data.provenance,
         "train_rows": sum(len(trajectory.times) for trajectory in data.train.trajectories),
@@ -258,7 +259,7 @@ def _data(data: PreparedData) -> dict[str, Any]:
         "observed": data.train.n_observed,
         "estimated": noise.estimated,
         "noise": [
-            (name, f"{number(sd)}{' of the logarithm' if lognormal else ''}")
+            (name, f"{number(sd)}{' of the logarithm' if lognormal else meaning}")
             for name, sd, lognormal in levels
         ],
     }

@@ -8,6 +8,9 @@ from typing import Literal
 
 import numpy as np
 
+from sciml_discover.errors import InputError
+from sciml_discover.smoothers.abstract import AbstractCurves, AbstractSmoother
+
 Kernel = Literal["squared_exponential", "matern52"]
 
 NOISE_FLOOR = 1e-5
@@ -27,14 +30,46 @@ and this very wide prior keeps the answer from running to zero.
 """
 
 
+LARGEST = 2000
+"""Most values of one series: its covariance matrix is decomposed eighty times."""
+
+
+class GaussianProcess(AbstractSmoother):
+    """The Gaussian process whose length, amplitude, noise and kernel the evidence likes best.
+
+    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, chapters 2 and 5. The best for few values; the
+    time grows with the cube of the length of a series.
+    """
+
+    kind: Literal["gaussian_process"] = "gaussian_process"
+
+    def fit(
+        self, times: Sequence[np.ndarray], values: Sequence[np.ndarray], sizes: Sequence[np.ndarray]
+    ) -> GaussianProcessCurves:
+        """Return the posterior mean of every series; see `AbstractSmoother.fit`.
+
+        Raises:
+            InputError: if a series is too long.
+        """
+        longest = max(map(len, times))
+        if longest > LARGEST:
+            raise InputError(
+                f"a Gaussian process over {longest} values of one trajectory",
+                where="the smoother",
+                expected=f"at most {LARGEST}",
+                do='Use kind = "smoothing_spline" or "savitzky_golay".',
+            )
+        return _fit(times, values, sizes)
+
+
 @dataclass(frozen=True)
-class GaussianProcess:
+class GaussianProcessCurves(AbstractCurves):
     """Posterior of several series of one observable (Rasmussen & Williams 2006, chapters 2 and 5).
 
     Attributes:
         kernel: covariance function.
         length_scale: in units of time.
-        noise_sd: posterior root mean square of the noise sd, in the unit of the observable.
+        noise_sd: posterior root mean square of the noise sd of a value of size one.
         degrees_of_freedom: those of the scaled chi-square with the posterior's variance of the log
             noise variance, ``2 / var(log sd**2)``.
     """
@@ -60,8 +95,12 @@ class GaussianProcess:
         return self.amplitude**2 * slope @ self.dual[series]
 
 
-def fit_gaussian_process(times: Sequence[np.ndarray], values: Sequence[np.ndarray]) -> GaussianProcess:
+def _fit(
+    times: Sequence[np.ndarray], values: Sequence[np.ndarray], sizes: Sequence[np.ndarray]
+) -> GaussianProcessCurves:
     """Smooth several series of one observable, with common amplitude, length scale, noise and kernel.
+
+    Divided by the sizes, all values have the same noise, and their covariance stays a matrix that is decomposed once.
 
     Every kernel and length scale costs one eigendecomposition of the covariance matrix; the evidence of all
     noise levels follows from it, and the best amplitude has a closed form. So the posterior of the noise is
@@ -73,6 +112,8 @@ def fit_gaussian_process(times: Sequence[np.ndarray], values: Sequence[np.ndarra
     centred = [series - offset for series, offset in zip(values, offsets, strict=True)]
     n_values = sum(len(series) for series in centred)
     spread = float(np.sqrt(np.mean(np.concatenate(centred) ** 2))) or 1.0
+    unit = float(np.sqrt(np.mean(np.concatenate(list(sizes)) ** 2)))
+    sizes = [size / unit for size in sizes]
     gaps = [series[:, None] - series[None, :] for series in times]
     steps = np.concatenate([np.diff(series) for series in times])
     spacing = float(np.median(steps)) if len(steps) else 1.0
@@ -85,10 +126,11 @@ def fit_gaussian_process(times: Sequence[np.ndarray], values: Sequence[np.ndarra
     for row, kernel in enumerate(kernels):
         for column, length in enumerate(lengths):
             quadratic, log_determinant = np.zeros(len(RATIOS)), np.zeros(len(RATIOS))
-            for gap, series in zip(gaps, centred, strict=True):
-                eigenvalues, vectors = np.linalg.eigh(_covariance(kernel, gap / length))
+            for gap, series, size in zip(gaps, centred, sizes, strict=True):
+                covariance = _covariance(kernel, gap / length) / np.outer(size, size)
+                eigenvalues, vectors = np.linalg.eigh(covariance)
                 levels = np.maximum(eigenvalues, 0.0)[None, :] + RATIOS[:, None] ** 2
-                quadratic += np.sum((vectors.T @ series) ** 2 / levels, axis=1)
+                quadratic += np.sum((vectors.T @ (series / size)) ** 2 / levels, axis=1)
                 log_determinant += np.sum(np.log(levels), axis=1)
             amplitude_squared = np.maximum(quadratic / n_values, (1e-3 * spread) ** 2)
             log_evidence = -0.5 * (
@@ -109,14 +151,14 @@ def fit_gaussian_process(times: Sequence[np.ndarray], values: Sequence[np.ndarra
     amplitude = float(noise[row, column, level] / ratio)
     dual = [
         np.linalg.solve(
-            amplitude**2 * (_covariance(kernel, gap / length) + ratio**2 * np.eye(len(series))), series
+            amplitude**2 * (_covariance(kernel, gap / length) + ratio**2 * np.diag(size**2)), series
         )
-        for gap, series in zip(gaps, centred, strict=True)
+        for gap, series, size in zip(gaps, centred, sizes, strict=True)
     ]
-    return GaussianProcess(
+    return GaussianProcessCurves(
         kernel=kernel,
         length_scale=length,
-        noise_sd=noise_sd,
+        noise_sd=noise_sd / unit,
         degrees_of_freedom=float(np.clip(2.0 / max(variance_of_log, 1e-9), 1.0, n_values)),
         times=tuple(times),
         offsets=tuple(offsets),

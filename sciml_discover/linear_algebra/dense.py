@@ -1,0 +1,55 @@
+"""Dense positive definite solves with Levenberg-Marquardt damping, for a batch of matrices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sciml_discover.base import lazy_import
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_import("torch")
+
+
+def damped(matrix: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:
+    if not matrix.shape[-1]:
+        return matrix
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    floor = 1e-14 * diagonal.amax(-1, keepdim=True) + 1e-300
+    return matrix + torch.diag_embed(damping[..., None] * torch.maximum(diagonal, floor))
+
+
+def solve_positive(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """Solve with a unit-diagonal scaling, NaN where the matrix is not positive definite."""
+    scale = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).rsqrt()
+    scaled = matrix * scale[..., :, None] * scale[..., None, :]
+    factor, failed = torch.linalg.cholesky_ex(scaled)
+    solution = torch.cholesky_solve(right * scale[..., None], factor) * scale[..., None]
+    return torch.where((failed != 0)[..., None, None], torch.full_like(solution, torch.nan), solution)
+
+
+@dataclass(frozen=True)
+class DenseNormal:
+    """Normal equations without structure: ``matrix`` ``(B, n, n)`` and ``gradient`` ``(B, n)``."""
+
+    matrix: torch.Tensor
+    gradient: torch.Tensor
+
+    @classmethod
+    def assemble(
+        cls, jacobian: torch.Tensor, residual: torch.Tensor, precision: torch.Tensor, unknowns: torch.Tensor
+    ) -> DenseNormal:
+        """Return the normal equations of a Jacobian ``(B, rows, n)`` and of a Gaussian prior around zero."""
+        transposed = jacobian.transpose(-1, -2)
+        return cls(
+            matrix=transposed @ jacobian + torch.diag_embed(precision),
+            gradient=(transposed @ residual[..., None])[..., 0] + precision * unknowns,
+        )
+
+    def solve(self, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the damped step and the promised change of the cost."""
+        step = -solve_positive(damped(self.matrix, damping), self.gradient[..., None])[..., 0]
+        product = (self.matrix @ step[..., None])[..., 0]
+        return step, (self.gradient * step).sum(1) + 0.5 * (step * product).sum(1)
