@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from flows.benchmarks.solving import functions_of, solve_ode
-from sciml_discover.expressions import parse_expression
+from sciml_discover.callables import NumpySystem
+from sciml_discover.expressions import TIME, parse_expression
 from sciml_discover.integrate import solve_reference
 from sciml_discover.noise import Noise, NoiseOptions, measure_noise
 from sciml_discover.readers import PreparedData
@@ -37,6 +38,7 @@ class TrainingProblem:
         start: time of ``initial``.
         parameters: true values of those parameters that training starts elsewhere.
         smallest: absolute tolerance of the simulation, relative to the largest initial state.
+        controls: the true input of each control, as text in ``t``.
     """
 
     system: System
@@ -46,15 +48,25 @@ class TrainingProblem:
     start: float
     parameters: Mapping[str, float]
     smallest: float = 1e-12
+    controls: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def filled(self) -> System:
-        """The true system, without holes."""
-        return self.system.fill(
+        """The true system, without holes, its inputs in place of its controls."""
+        filled = self.system.fill(
             {
                 hole.name: parse_expression(self.laws[hole.name], hole.inputs, where="truth")
                 for hole in self.system.missing
             }
+        )
+        inputs = {name: parse_expression(text, [TIME], where="truth") for name, text in self.controls.items()}
+        return filled.drive(inputs) if inputs else filled
+
+    def inputs(self, times: np.ndarray) -> np.ndarray:
+        """Return the true controls at times, shape ``(times, controls)``."""
+        return np.column_stack(
+            [_values(text, (TIME,), times[:, None]) for text in self.controls.values()]
+            or [np.zeros((len(times), 0))]
         )
 
     @property
@@ -74,13 +86,19 @@ class TrainingProblem:
 
     def law(self, hole: str, points: np.ndarray) -> np.ndarray:
         """Return the true values of a hole at values of its inputs ``(points, inputs)``, shape ``(points,)``."""
-        inputs = {item.name: item.inputs for item in self.system.missing}[hole]
-        dots = {name: "0" for name in inputs}
-        probe = System.from_text(
-            states=[*inputs, "probe"], parameters={}, equations={**dots, "probe": self.laws[hole]}
+        return _values(
+            self.laws[hole], {item.name: item.inputs for item in self.system.missing}[hole], points
         )
-        functions, no_parameters = probe.numpy_functions(), np.zeros(0)
-        return np.array([functions.rhs(0.0, np.append(point, 0.0), no_parameters)[-1] for point in points])
+
+
+def _values(text: str, inputs: tuple[str, ...], points: np.ndarray) -> np.ndarray:
+    """Return an expression's values at values of its inputs ``(points, inputs)``, shape ``(points,)``."""
+    expression, nothing = parse_expression(text, inputs, where="truth"), np.zeros(0)
+    if inputs == (TIME,):
+        functions = NumpySystem([expression], (), ())
+        return np.array([functions.rhs(time, nothing, nothing)[0] for time in points[:, 0]])
+    functions = NumpySystem([expression], inputs, ())
+    return np.array([functions.rhs(0.0, point, nothing)[0] for point in points])
 
 
 def prepared(dataset: Dataset, noise: Noise) -> PreparedData:
@@ -93,21 +111,15 @@ def estimated_noise(dataset: Dataset) -> Noise:
     return measure_noise(dataset, NoiseOptions())
 
 
-def noise_per_value(dataset: Dataset, level: float, floor: float = 0.0) -> Noise:
+def noise_per_value(dataset: Dataset, level: float, floor: float) -> Noise:
     """Return noise whose sd is a fraction of each value, but at least a fraction of the observable's sd."""
-    if "value" in NoiseOptions.model_fields:
-        given = {"value": level, "floor": floor} if floor else {"value": level}
-        return measure_noise(dataset, NoiseOptions.model_validate(given))
-    values = np.concatenate([item.values for item in dataset.trajectories])
-    positive = bool((values > 0).all())
-    sd = np.full(values.shape[1], level) if positive else level * np.sqrt((values**2).mean(axis=0))
-    names = dataset.observables
-    return Noise(names, (positive,) * len(names), sd, False, False, np.full(len(names), np.inf))
+    return measure_noise(dataset, NoiseOptions(value=level, floor=floor))
 
 
 def one_trajectory(problem: TrainingProblem, values: np.ndarray) -> Dataset:
     """Return measured values ``(rows, observables)`` as a dataset."""
-    return Dataset(problem.system.observables, (Trajectory("simulated", problem.times, values),))
+    trajectory = Trajectory("simulated", problem.times, values, problem.inputs(problem.times))
+    return Dataset(problem.system.observables, (trajectory,), problem.system.control_names)
 
 
 def noisy(clean: np.ndarray, sd: np.ndarray, seed: int) -> np.ndarray:
@@ -248,23 +260,23 @@ def cart() -> TrainingProblem:
 def driven_oscillator() -> TrainingProblem:
     """Return a damped mass on a spring over 20 periods of the force on it, the cubic part of the spring missing.
 
-    Only the position is seen. The force stands in the equation.
+    Only the position is seen. The force is measured at the rows, without noise.
     """
-    force = "0.5*cos(1.2*t) + 0.3*sin(0.7*t + 0.5) + 0.2*cos(2.1*t)"
+    known = get_system("driven_oscillator")
+    fixed = {name: {"value": known.parameters[name], "fixed": True} for name in ("damping", "stiffness")}
     return TrainingProblem(
         system=System.from_text(
-            states=["x", "v"],
-            parameters={
-                "damping": {"value": 0.1, "fixed": True},
-                "stiffness": {"value": 1.0, "fixed": True},
-            },
+            states=list(known.equations),
+            parameters=fixed,
+            controls=tuple(known.controls),
             missing={"hardening": ["x"]},
-            equations={"x": "v", "v": f"{force} - damping*v - stiffness*x - hardening"},
+            equations={"x": "v", "v": "force - damping*v - stiffness*x - hardening"},
             observables=["x"],
         ),
         laws={"hardening": "0.5*x**3"},
-        initial=np.array([1.0, 0.0]),
+        initial=known.initial_values,
         times=np.linspace(0.0, 20 * 2 * np.pi / 1.2, 400),
         start=0.0,
         parameters={},
+        controls=known.controls,
     )
