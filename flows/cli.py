@@ -26,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+benchmarks = typer.Typer(help="Measure the library against what it has to reach, and against other tools.")
+app.add_typer(benchmarks, name="benchmark", no_args_is_help=True)
+
 P = ParamSpec("P")
 
 ExperimentFile = Annotated[Path, typer.Argument(help="The experiment file (TOML).", show_default=False)]
@@ -227,6 +230,54 @@ def sweep(
     )
     console.print(sweep_table(table))
     return FAILED if table.failed else 0
+
+
+@benchmarks.command("training")
+@exits
+def benchmark_training(
+    cases: Annotated[
+        str,
+        typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given."),
+    ] = "",
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="VALUES", help="Such as 0..19; each case's own if not given."),
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="Run other tools in turn with this one.")
+    ] = True,
+    preset: Annotated[str, typer.Option("--preset", help="Of every row that names none.")] = "auto",
+    peer_python: Annotated[
+        str,
+        typer.Option(
+            "--peer-python",
+            metavar="PATH",
+            envvar="SCIML_DISCOVER_PEER_PYTHON",
+            help="The interpreter that has the packages of the extra 'peers'.",
+        ),
+    ] = sys.executable,
+    out: OutFolder = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+) -> int:
+    """Train on problems whose truth is known, and compare with targets and peers.
+
+    Exit status: 0 once all was measured, whatever was found; 2 wrong input; 130 interrupted; 1 anything else.
+    """
+    import json
+
+    from rich.console import Console
+
+    from flows.benchmarks.table import terminal_tables
+    from flows.launch import launch_benchmark
+
+    console = Console(stderr=True)
+    document = launch_benchmark(
+        cases, seeds, preset=preset, peers=peers, peer_python=peer_python, out=out, console=console
+    )
+    console.print(terminal_tables(document))
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return 0
 
 
 @app.callback(invoke_without_command=True)

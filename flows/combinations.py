@@ -77,7 +77,7 @@ def combinations(over: Sequence[str]) -> list[dict[str, str]]:
             )
         if key in axes:
             raise InputError(f"the key {key!r} twice", where="--over", expected="each key once")
-        axes[key] = _values(values, where=f"--over {key}")
+        axes[key] = expand(values, where=f"--over {key}")
     count = 1
     for values in axes.values():
         count *= len(values)
@@ -101,7 +101,12 @@ def _key(loaded: LoadedExperiment, device: str) -> str:
     )
 
 
-def _values(text: str, *, where: str) -> list[str]:
+def expand(text: str, *, where: str) -> list[str]:
+    """Return the values that a text such as ``"0..3"`` or ``"1,2"`` lists.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
     values: list[str] = []
     for part in _split(text):
         if not part:

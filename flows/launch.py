@@ -120,6 +120,43 @@ def launch_sweep(
     return state.result()
 
 
+def launch_benchmark(
+    cases: str,
+    seeds: str | None,
+    *,
+    preset: str,
+    peers: bool,
+    peer_python: str,
+    out: Path,
+    console: Console,
+) -> dict[str, Any]:
+    """Run the flow ``benchmark`` once and return its document.
+
+    Raises:
+        InputError: if a case, a seed, the preset, the interpreter or the output folder cannot be used.
+    """
+    from flows.benchmarks.plan import check_request
+
+    # Checked here, so that a mistake is told before a server starts.
+    request = check_request(cases, seeds, preset, peers=peers, peer_python=peer_python)
+    out = writable_folder(out)
+    with _prefect(out, "flows.benchmark", lambda: None) as clock, shown_on(console) as watch:
+        from flows.benchmark import benchmark
+
+        clock.watch = watch
+        parameters = {
+            "cases": list(request.cases),
+            "seeds": seeds,
+            "preset": preset,
+            "peers": peers,
+            "peer_python": peer_python,
+            "out": str(out),
+        }
+        state = benchmark(**parameters, return_state=True)
+        _settle(state)
+    return state.result()
+
+
 @contextlib.contextmanager
 def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Session]:
     """Have a Prefect server; while it starts, ``prepare`` and import the module of a flow."""

@@ -15,18 +15,13 @@ from sciml_discover.base import Options, Progress, Watch, lazy_import, nobody_wa
 from sciml_discover.checkpoint import Checkpoints, Saved, fingerprint, software, tensors_of, with_tensors
 from sciml_discover.errors import SolveError
 from sciml_discover.holes import NetworkShape, ResidualNetworks
-from sciml_discover.objectives import (
-    DerivativeMatching,
-    DirectCollocation,
-    MultipleShooting,
-    ObjectiveOptions,
-)
+from sciml_discover.objectives import DerivativeMatching, DirectCollocation, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 from sciml_discover.optimizers.driver import Position, begin, next_round
-from sciml_discover.solve import choose_steps, solve_rows
+from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.ude import UDE
@@ -86,7 +81,9 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     )
     if system.unseen_states(data.train.observables):
         return (collocation,)
-    matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5))
+    matching = TrainStage(
+        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
+    )
     return (matching, collocation)
 
 
@@ -250,7 +247,8 @@ def train(
     record.total = _iterations(stages, ude, rows)
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
-    begin = Standing(0, 0, Batch(number, fit, _scores(ude, rows, fit), settled))
+    nothing_yet = torch.full((options.starts,), torch.inf, dtype=torch.float64, device=device)
+    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled))
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
     batch = _Loop(ude, rows, tuple(stages), options.keep, record, files).run(begin)
@@ -365,7 +363,7 @@ class _Loop:
     ) -> Outcome:
         """Minimise the stage's objective in one way."""
         batch = standing.batch
-        steps = saved.notes["steps"] if saved else way.finer * choose_steps(self._ude, self._rows, batch.fit)
+        steps = saved.notes["steps"] if saved else self._steps(way, batch.fit)
         objective = way.objective.build(self._ude, self._rows, steps)
         if saved is None:
             position = begin(optimizer, objective, objective.start(batch.fit))
@@ -391,6 +389,10 @@ class _Loop:
                 self._save(replace(standing, batch=batch), position, steps)
         fit = position.objective.finish(position.state.unknowns)
         return Outcome(batch, fit, _scores(self._ude, self._rows, fit), position.state.converged)
+
+    def _steps(self, way: Way, fit: FitState) -> int:
+        """Return the Runge-Kutta steps per interval, where the objective takes any."""
+        return way.finer * choose_steps(self._ude, self._rows, fit) if way.objective.solves else 1
 
     def _better(self, name: str, outcome: Outcome) -> Batch:
         """Return the batch after a stage, in which nobody is worse than before it."""
@@ -498,9 +500,7 @@ def _iterations(stages: Sequence[TrainStage], ude: UDE, rows: Rows) -> int:
 
 def _scores(ude: UDE, rows: Rows, state: FitState) -> torch.Tensor:
     """Return chi-square of the re-solved trajectories plus the prior, infinite where nothing can be solved."""
-    steps = choose_steps(ude, rows, state)
-    solved = solve_rows(ude, rows, state.states[:, :, 0], state.theta, steps)
-    chi_square = rows.residual(solved).square().sum((1, 2, 3))
+    chi_square = rows.residual(resolve_rows(ude, rows, state)).square().sum((1, 2, 3))
     prior = (ude.prior_precision(len(state.theta)) * state.theta.square()).sum(1)
     return torch.nan_to_num(chi_square + prior, nan=torch.inf, posinf=torch.inf)
 
@@ -516,10 +516,8 @@ def _result(
     order = torch.argsort(batch.score, stable=True)
     ranked = batch.take(order)
     chosen = ranked.fit.take(torch.tensor([0], device=order.device))
-    steps = choose_steps(ude, rows, chosen)
     initial = chosen.states[:, :, 0]
-    solved = solve_rows(ude, rows, initial, chosen.theta, steps)
-    chi_square = float(rows.residual(solved).square().sum())
+    chi_square = float(rows.residual(resolve_rows(ude, rows, chosen)).square().sum())
     parameters = ude.parameters.physical(chosen.theta[:, : ude.n_free])[0].tolist()
     if not np.isfinite(chi_square):
         status, message = "diverged", "no start could be re-solved over the whole series"
@@ -527,8 +525,8 @@ def _result(
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
-    shooting = MultipleShooting(segment_length=1).build(ude, rows, steps)
-    found, problem = numerically(lambda: shooting.covariance(shooting.start(chosen))[0].cpu().numpy())
+    collocation = DirectCollocation().build(ude, rows, steps=1)
+    found, problem = numerically(lambda: collocation.covariance(collocation.start(chosen))[0].cpu().numpy())
     size = ude.n_theta + initial[0].numel()
     covariance = np.full((size, size), np.inf) if found is None else found
     if problem:

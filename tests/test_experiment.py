@@ -189,7 +189,11 @@ def test_an_entry_that_a_list_does_not_have(tmp_path: Path) -> None:
         ("1.3*x - h", "1.3*x - hh", ["experiment.toml: [system.equations] x", "column 9 of '1.3*x - hh'"]),
         ("lotka_volterra", "lotka_voltera", ["experiment.toml: [data.synthetic] system", "Did you mean"]),
         ("[system.missing]", "[system.missing", ["not TOML", "line 8"]),
-        ("[system.states]", "[system.controls]\nfeed = {}\n[system.states]", ["cannot do yet", "Remove it"]),
+        (
+            "[system.states]",
+            "[system.controls]\nfeed = {}\n[system.states]",
+            ["'feed' in no equation", "Use it"],
+        ),
     ],
 )
 def test_every_mistake_has_its_place(tmp_path: Path, old: str, new: str, expected: list[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import numpy as np
@@ -403,6 +403,30 @@ def test_derivative_matching_is_a_regression_of_slopes() -> None:
         torch.testing.assert_close(linearized.cost[b], cost(theta[b]))
         exact = torch.autograd.functional.jacobian(cost, theta[b])
         torch.testing.assert_close(linearized.normal.gradient[b], exact)
+
+
+def test_derivative_matching_knows_the_controls() -> None:
+    seen = replace(DOSED, system=replace(DOSED.system, observables=("a", "b"), observed={}))
+    ude, rows = network_ude(seen.system), seen.rows()
+    objective = DerivativeMatching(accuracy=0.1).build(ude, rows, 1)
+    theta = random_theta(ude, 1)
+
+    def cost(flat: torch.Tensor) -> torch.Tensor:
+        total = 0.5 * (ude.prior_precision(1)[0] * flat.square()).sum()
+        for j, trajectory in enumerate(seen.dataset().trajectories):
+            own = slice(len(trajectory.times))
+            controls = torch.as_tensor(trajectory.controls)
+            slopes = ude.rhs(rows.times[j, own], rows.smooth_states[j, own][None], flat[None], controls)[0]
+            mismatch = (slopes - rows.smooth_slopes[j, own]) / (0.1 * rows.slope_scale)
+            total = total + 0.5 * mismatch.square().sum()
+        return total
+
+    linearized = objective.linearize(theta)
+    assert isinstance(linearized, DenseLinearization)
+    torch.testing.assert_close(objective.loss(theta)[0], cost(theta[0]))
+    torch.testing.assert_close(linearized.cost[0], cost(theta[0]))
+    exact = torch.autograd.functional.jacobian(cost, theta[0])
+    torch.testing.assert_close(linearized.normal.gradient[0], exact)
 
 
 def test_derivative_matching_does_not_count_padded_rows() -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sciml_discover.base import lazy_import
+from sciml_discover.linear_algebra.arrow import ArrowNormal
 from sciml_discover.linear_algebra.dense import damped, solve_positive
 
 if TYPE_CHECKING:
@@ -58,10 +59,16 @@ class TridiagonalNormal:
         nodes = _substitute(reduced, shared_step)
         return nodes, shared_step, self._predicted_change(nodes, shared_step)
 
-    def marginal_precision(self) -> torch.Tensor:
-        """Return the precision of ``theta`` once the nodes are integrated out, shape ``(B, q, q)``."""
-        undamped = self.diagonal.new_zeros(len(self.diagonal))
-        return self._schur(_eliminate(self._damped_diagonal(undamped), self.upper, self._right()))[0]
+    def arrow(self) -> ArrowNormal:
+        """Return the normal equations that are left once all nodes but the first of each trajectory are eliminated."""
+        reduced = _eliminate(self.diagonal, self.upper, self._right())
+        return ArrowNormal(
+            own=reduced.last[0][:, :, 0],
+            cross=reduced.last[1][:, :, 0, :, :-1],
+            shared=self.shared - reduced.without_root[..., :-1, :-1],
+            own_gradient=reduced.last[1][:, :, 0, :, -1],
+            shared_gradient=self.shared_gradient - reduced.without_root[..., :-1, -1],
+        )
 
     def _damped_diagonal(self, damping: torch.Tensor) -> torch.Tensor:
         return self.diagonal + torch.diag_embed(
@@ -102,17 +109,27 @@ class _Level:
 
 @dataclass(frozen=True)
 class _Reduced:
-    """All sweeps; ``root`` is the last node left, ``product`` is right-hand sides x inverse x right-hand sides."""
+    """All sweeps.
+
+    Attributes:
+        levels: one per sweep.
+        last: diagonal and right-hand sides of the node that is left, the first.
+        root: their solution.
+        without_root: right-hand sides x inverse x right-hand sides of all nodes but the first, ``(B, c, c)``.
+        product: the same of all nodes.
+    """
 
     levels: list[_Level]
+    last: tuple[torch.Tensor, torch.Tensor]
     root: torch.Tensor
+    without_root: torch.Tensor
     product: torch.Tensor
 
 
 def _eliminate(diagonal: torch.Tensor, upper: torch.Tensor, right: torch.Tensor) -> _Reduced:
     """Eliminate every other node, and again, until one is left."""
     dimension, levels = diagonal.shape[-1], []
-    product = None
+    product = right.new_zeros(len(right), right.shape[-1], right.shape[-1])
     while diagonal.shape[2] > 1:
         to_left, to_right = upper[:, :, 0::2], upper[:, :, 1::2]
         odd, own = diagonal[:, :, 1::2], right[:, :, 1::2]
@@ -124,8 +141,7 @@ def _eliminate(diagonal: torch.Tensor, upper: torch.Tensor, right: torch.Tensor)
         by_right = solved[:, :, :pairs, :, dimension : 2 * dimension]
         by_own = solved[..., 2 * dimension :]
         levels.append(_Level(by_own, by_left, by_right))
-        part = own.flatten(1, 3).transpose(-1, -2) @ by_own.flatten(1, 3)
-        product = part if product is None else product + part
+        product = product + own.flatten(1, 3).transpose(-1, -2) @ by_own.flatten(1, 3)
 
         even = diagonal[:, :, 0::2].clone()
         rest = right[:, :, 0::2].clone()
@@ -138,8 +154,8 @@ def _eliminate(diagonal: torch.Tensor, upper: torch.Tensor, right: torch.Tensor)
         upper = -(to_left[:, :, :pairs] @ by_right)
         diagonal, right = even, rest
     root = solve_positive(diagonal, right)
-    part = right.flatten(1, 3).transpose(-1, -2) @ root.flatten(1, 3)
-    return _Reduced(levels, root, part if product is None else product + part)
+    whole = product + right.flatten(1, 3).transpose(-1, -2) @ root.flatten(1, 3)
+    return _Reduced(levels, (diagonal, right), root, product, whole)
 
 
 def _substitute(reduced: _Reduced, shared_step: torch.Tensor) -> torch.Tensor:

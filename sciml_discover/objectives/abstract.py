@@ -105,6 +105,11 @@ class AbstractObjective(ABC):
         """Return the number of rounds that an optimizer of this order goes through."""
         return 1
 
+    @property
+    def provisional(self) -> bool:
+        """Whether another round follows in any case, so that this one need not be minimised to the last digit."""
+        return False
+
     def first_round(self, order: Order) -> AbstractObjective:  # noqa: ARG002 - most objectives have one round
         """Return the objective as an optimizer of this order should minimise it first."""
         return self

@@ -31,6 +31,12 @@ else:
 CLOSED = 1e-2
 """Defects below this, in units of the noise, count as closed."""
 
+CONTINUOUS = 1e6
+"""A weight of the defects with which trajectories are continuous for all that the noise can tell."""
+
+STAGE_SWEEPS = 4
+"""Newton iterations for the stages of an interval, from those of a fit."""
+
 
 class DirectCollocation(AbstractObjectiveOptions):
     """Radau IIA collocation: states at the nodes and the weights are solved for together.
@@ -199,6 +205,11 @@ class CollocationObjective(AbstractObjective):
         """Return the most rounds."""
         return self.options.rounds + self.options.multiplier_rounds
 
+    @property
+    def provisional(self) -> bool:
+        """Whether the weight of the defects still grows."""
+        return self.closing.number + 1 < self.options.rounds
+
     def first_round(self, order: Order) -> CollocationObjective:  # noqa: ARG002 - the same for all
         """Return the objective with the smallest weight of the defects."""
         return self._in(Closing(self.options.continuity))
@@ -295,6 +306,25 @@ class CollocationObjective(AbstractObjective):
         if self.closing.shift is None:
             return error
         return torch.cat([error[..., :-1, :], error[..., -1:, :] + self.closing.shift[..., None, :]], dim=-2)
+
+    def covariance(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the covariance of ``theta`` and of all initial states, ``(B, n_theta + J * d, same)``.
+
+        The inverse of the whole Fisher matrix of the continuous trajectories, prior included; infinite where the
+        matrix is singular to rounding. The stages are first made to satisfy their equations.
+        """
+        nodes, inner, theta = self.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        with torch.no_grad():
+            for _ in range(STAGE_SWEEPS):
+                slopes, by_state, _ = self.ude.linearize(
+                    self._times, stages.flatten(1, 3), theta, self._inputs
+                )
+                defect = self._defect(nodes, stages, slopes)
+                move = (self._inverse(by_state) @ defect.flatten(3)[..., None])[..., 0]
+                stages = stages - move.reshape(stages.shape)
+            solved = torch.cat([nodes.flatten(1), stages[..., :-1, :].flatten(1), theta], dim=1)
+            return self._in(Closing(CONTINUOUS))._linearize(solved).normal.arrow().covariance()
 
     def linearize(self, unknowns: torch.Tensor) -> CollocationLinearization:
         """Return the least-squares problem with defects measured in the states' units."""

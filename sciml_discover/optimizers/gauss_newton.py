@@ -20,6 +20,8 @@ else:
 
 
 LARGEST_DAMPING = 1e8
+PROVISIONAL = 0.03
+"""A round that another one follows ends once a step gains less than this fraction of the cost."""
 LARGEST_DEFECT = 1e-2
 """Constraints closer than this, in units of the noise, count as met."""
 
@@ -35,6 +37,7 @@ class GaussNewtonState(AbstractState):
         damping: relative to the diagonal of the normal matrix, shape ``(A,)``.
         fraction: of the step that is tried next, shape ``(A,)``.
         weight: of the constraints in the merit function, shape ``(A,)``.
+        rise: factor of the damping if the next step is refused, shape ``(A,)``.
     """
 
     point: torch.Tensor
@@ -43,6 +46,7 @@ class GaussNewtonState(AbstractState):
     damping: torch.Tensor
     fraction: torch.Tensor
     weight: torch.Tensor
+    rise: torch.Tensor
 
     @property
     def unknowns(self) -> torch.Tensor:
@@ -94,6 +98,7 @@ class GaussNewton(AbstractOptimizer):
             damping=damping,
             fraction=torch.ones_like(damping),
             weight=torch.ones_like(damping),
+            rise=torch.full_like(damping, 2.0),
         )
 
     def next_round(self, objective: AbstractObjective, state: GaussNewtonState) -> GaussNewtonState:
@@ -122,14 +127,23 @@ class GaussNewton(AbstractOptimizer):
         finite = torch.isfinite(after) & torch.isfinite(step).all(1)
         accept = finite & (after <= before + 1e-4 * fraction * promised.clamp_max(0.0))
         ratio = torch.where(accept, (after - before) / (fraction * promised).clamp_max(-1e-300), 0.0)
-        settled = accept & (fraction == 1.0) & (-promised < 0.5 * self.tolerance)
+        if objective.provisional:
+            enough = (PROVISIONAL * before).clamp_min(0.5 * self.tolerance)
+            settled = accept & (before - after < enough)
+        else:
+            settled = accept & (fraction == 1.0) & (-promised < 0.5 * self.tolerance)
         settled &= following.worst_defect < LARGEST_DEFECT
         unknowns = torch.where(accept[:, None], trial, unknowns)
         # What a checkpoint gives back lies in memory like this, and sums depend on that in the last bit.
         current = contiguous(following.choose(accept, current))
-        shrink = torch.where(ratio > 0.75, 0.1, torch.where(ratio > 0.25, 0.5, 2.0))
-        damping = torch.where(accept, damping * shrink, damping * 8.0).clamp(1e-12, 2 * LARGEST_DAMPING)
-        fraction = torch.where(accept, (2.0 * fraction).clamp_max(1.0), (0.5 * fraction).clamp_min(0.0625))
+        # Nielsen 1999 (IMM-REP-1999-05): a smooth function of how well the model predicted, and doubled rises.
+        factor = (1.0 - (2.0 * ratio - 1.0) ** 3).clamp(0.1, 2.0)
+        damping = torch.where(accept, damping * factor, damping * state.rise)
+        damping = damping.clamp(1e-12, 2 * LARGEST_DAMPING)
+        # Damping does not shorten what closes constraints: a second refusal in a row shortens the whole step.
+        shorter = torch.where(state.rise > 2.0, (0.5 * fraction).clamp_min(0.0625), fraction)
+        fraction = torch.where(accept, (2.0 * fraction).clamp_max(1.0), shorter)
+        rise = torch.where(accept, 2.0, 2.0 * state.rise)
         stuck = (damping > LARGEST_DAMPING) & ~accept
 
         point = unknowns if everybody else state.point.index_copy(0, alive, unknowns)
@@ -139,7 +153,7 @@ class GaussNewton(AbstractOptimizer):
         left = torch.nonzero(~(settled | stuck)).flatten()
         if len(left) < len(alive):
             alive, current = alive[left], current.take(left)
-            damping, fraction, weight = damping[left], fraction[left], weight[left]
+            damping, fraction, weight, rise = damping[left], fraction[left], weight[left], rise[left]
         count = int(state.iteration) + 1
         return GaussNewtonState(
             value=value,
@@ -154,4 +168,5 @@ class GaussNewton(AbstractOptimizer):
             damping=damping,
             fraction=fraction,
             weight=weight,
+            rise=rise,
         )
