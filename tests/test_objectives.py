@@ -417,7 +417,7 @@ def test_derivative_matching_knows_the_controls() -> None:
             own = slice(len(trajectory.times))
             controls = torch.as_tensor(trajectory.controls)
             slopes = ude.rhs(rows.times[j, own], rows.smooth_states[j, own][None], flat[None], controls)[0]
-            mismatch = (slopes - rows.smooth_slopes[j, own]) / (0.1 * rows.slope_scale)
+            mismatch = (slopes - rows.smooth_slopes[j, own]) / (0.1 * rows.slope_scale_at_rows[j, own])
             total = total + 0.5 * mismatch.square().sum()
         return total
 
