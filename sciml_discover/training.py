@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pydantic
@@ -18,9 +18,9 @@ from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, DirectCollocation, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
-from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 from sciml_discover.optimizers.driver import Position, begin, next_round
+from sciml_discover.presets import Preset, TrainStage, stages_of
 from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
@@ -37,15 +37,6 @@ else:
 T = TypeVar("T")
 
 
-class TrainStage(Options):
-    """One objective minimised by one optimizer."""
-
-    objective: ObjectiveOptions
-    """What is minimised."""
-    optimizer: OptimizerOptions
-    """How it is minimised."""
-
-
 class NetworkOptions(Options):
     """Shape and prior of the network in each hole."""
 
@@ -58,7 +49,7 @@ class NetworkOptions(Options):
 class TrainOptions(Options):
     """How the universal differential equation is trained."""
 
-    preset: Literal["auto"] = "auto"
+    preset: Preset = "auto"
     """Named schedule, used when no stages are given."""
     stages: tuple[TrainStage, ...] = ()
     """The schedule: objectives and optimizers in the order in which they run."""
@@ -69,22 +60,18 @@ class TrainOptions(Options):
     network: NetworkOptions = NetworkOptions()
     """The network in each hole."""
 
-
-def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
-    """Return the schedule of ``preset = "auto"``.
-
-    A warm start without solves where every state is seen, then direct collocation, whose weak first rounds have
-    hardly any local minima, by Gauss-Newton.
-    """
-    collocation = TrainStage(
-        objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
-    )
-    if system.unseen_states(data.train.observables):
-        return (collocation,)
-    matching = TrainStage(
-        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
-    )
-    return (matching, collocation)
+    @pydantic.model_validator(mode="after")
+    def _one_schedule_that_fits_the_equation(self) -> TrainOptions:
+        if not self.stages:
+            return self
+        if "preset" in self.model_fields_set:
+            raise ValueError(f"preset = {self.preset!r} beside stages; remove one of them")
+        if isinstance(self.stages[-1].objective, DerivativeMatching):
+            raise ValueError(
+                "stages that end with derivative_matching, which never solves the equation; "
+                "append a stage with direct_collocation or multiple_shooting"
+            )
+        return self
 
 
 def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple[NetworkShape, ...]:
@@ -238,7 +225,7 @@ def train(
 
     hidden = sorted(system.unseen_states(data.train.observables))
     record, stages = _Record(watch, options.starts), []
-    for stage in options.stages or auto_stages(system, data):
+    for stage in options.stages or stages_of(options.preset, system, data):
         if hidden and isinstance(stage.objective, DerivativeMatching):
             name = ways(stage)[0].name
             record.notes.append(f"{name} skipped: nobody measured the derivative of {', '.join(hidden)}")

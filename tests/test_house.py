@@ -28,7 +28,7 @@ FLOORS = (
     ("expressions", "printing", "callables", "observation", "system", "systems"),
     ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("library", "holes", "ude"),
-    ("objectives", "optimizers", "solve", "trained", "checkpoint", "training"),
+    ("objectives", "optimizers", "solve", "trained", "checkpoint", "presets", "training"),
     ("residual_samples", "regressors", "search", "simplify", "laws", "criterion", "selection"),
     ("forecasts", "scores", "baselines", "validation"),
     ("result", "export", "report"),
