@@ -64,19 +64,19 @@ def stages_of(preset: Preset, system: System, data: PreparedData) -> tuple[Train
         )
     seen = not system.unseen_states(data.train.observables)
     if preset == "multiple_shooting":
-        matching = TrainStage(objective=DerivativeMatching(), optimizer=Lbfgs(iterations=200))
+        matching = TrainStage(objective=DerivativeMatching(), optimizer=Lbfgs(iterations=150))
         shooting = (
             TrainStage(
-                objective=MultipleShooting(rounds=1), optimizer=Adam(iterations=100, learning_rate=0.01)
+                objective=MultipleShooting(segment_length=2, rounds=1),
+                optimizer=Adam(iterations=40, learning_rate=0.003),
             ),
             TrainStage(
-                objective=MultipleShooting(horizon=(0.5, 1.0), rounds=3), optimizer=Lbfgs(iterations=300)
+                objective=MultipleShooting(segment_length=2, horizon=(0.5, 1.0), rounds=3),
+                optimizer=Lbfgs(iterations=150),
             ),
         )
         return (matching, *shooting) if seen else shooting
-    matching = TrainStage(
-        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
-    )
+    matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5))
     collocation = TrainStage(
         objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )

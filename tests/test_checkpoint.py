@@ -129,7 +129,7 @@ QUICK = TrainOptions(
     stages=(
         TrainStage(objective=DerivativeMatching(), optimizer=Adam(iterations=4)),
         TrainStage(objective=DerivativeMatching(), optimizer=Adam(iterations=4)),
-        TrainStage(objective=DerivativeMatching(), optimizer=Adam(iterations=4)),
+        TrainStage(objective=MultipleShooting(segment_length=1), optimizer=Adam(iterations=4)),
     ),
 )
 

@@ -54,9 +54,7 @@ def test_order_conditions(stages: int) -> None:
     for power in range(1, 2 * stages):  # B(2s - 1)
         np.testing.assert_allclose(weights @ nodes ** (power - 1), 1 / power, rtol=0, atol=1e-13)
     for power in range(1, stages + 1):  # C(s)
-        np.testing.assert_allclose(
-            matrix @ nodes ** (power - 1), nodes**power / power, rtol=0, atol=1e-13
-        )
+        np.testing.assert_allclose(matrix @ nodes ** (power - 1), nodes**power / power, rtol=0, atol=1e-13)
     # No more: the weights miss the next power.
     assert abs(weights @ nodes ** (2 * stages - 1) - 1 / (2 * stages)) > 1e-7
     # L-stable: nothing is left of what decays at once.
