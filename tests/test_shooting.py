@@ -36,7 +36,7 @@ from tests.problems import (
 PROBLEMS = (EXCHANGE, DOSED)
 """One with trajectories of unequal length and unequal intervals, one with controls that jump and bend."""
 
-TIGHT = {"bosh3": {"rtol": 1e-8, "atol": 1e-6}, "dopri5": {"rtol": 1e-10, "atol": 1e-8}, "rk4": {}}
+TIGHT = {"bosh3": {"rtol": 1e-7, "atol": 1e-5}, "dopri5": {"rtol": 1e-10, "atol": 1e-8}, "rk4": {}}
 
 
 def made(
@@ -141,10 +141,10 @@ EXPLODING = System.from_text(states=["n"], missing={"h": ["n"]}, equations={"n":
 
 @pytest.mark.parametrize("gradient", ["direct", "adjoint"])
 def test_a_member_that_runs_away_does_not_disturb_the_others(gradient: str) -> None:
-    problem = Problem("exploding", EXPLODING, {"h": "-n"}, np.array([[1.0]]), (np.arange(0.0, 4.1, 0.5),))
+    problem = Problem("exploding", EXPLODING, {"h": "-n"}, np.array([[1.0]]), (np.arange(0.0, 1.6, 0.5),))
     rows = problem.rows(0.01)
     ude = UDE(EXPLODING, MaskedLibraries([Library(("n",), [symbol("n")])], [(0,)], [np.ones((3, 1))]))
-    options = MultipleShooting(segment_length=2, solver="dopri5", gradient=gradient)  # pyright: ignore[reportArgumentType]
+    options = MultipleShooting(segment_length=2, solver="dopri5", rtol=1e-5, atol=1e-3, gradient=gradient)  # pyright: ignore[reportArgumentType]
     objective = options.build(ude, rows, 1)
     states = rows.smooth_states.expand(3, *rows.smooth_states.shape)
     # The second member reaches infinity within its first interval.
@@ -155,7 +155,7 @@ def test_a_member_that_runs_away_does_not_disturb_the_others(gradient: str) -> N
     healthy, theirs = loss_and_gradient(objective.take(index), unknowns[index])
     torch.testing.assert_close(loss[index], healthy, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found[index], theirs, rtol=1e-3, atol=1e-3)
-    for optimizer in (Adam(iterations=3), Lbfgs(iterations=1)):
+    for optimizer in (Adam(iterations=2), Lbfgs(iterations=1)):
         end = minimise(optimizer, objective, unknowns).state
         assert torch.isfinite(end.unknowns).all()
         assert (end.lost > 0).tolist() == [False, True, False]
@@ -169,7 +169,7 @@ def test_an_adjoint_equation_that_runs_away_is_told_by_its_gradient() -> None:
     options = MultipleShooting(segment_length=1, solver="dopri5", gradient="adjoint")
     objective = options.build(ude, problem.rows(0.01), 1)
     states = objective.rows.smooth_states.expand(2, -1, -1, -1)
-    unknowns = objective.start(FitState(states, torch.tensor([[1.0], [3e3]]).double()))
+    unknowns = objective.start(FitState(states, torch.tensor([[1.0], [1e3]]).double()))
     loss, found = loss_and_gradient(objective, unknowns)
     assert torch.isfinite(loss).all()
     assert torch.isfinite(found[0]).all()
@@ -272,7 +272,7 @@ def test_a_growing_horizon_finds_what_single_shooting_does_not() -> None:
     ude = UDE(system, MaskedLibraries([Library(("x",), [symbol("x")])], [(0,)], [np.ones((1, 1))]))
     theta = torch.cat([ude.parameters.initial(1), torch.zeros(1, 1).double()], dim=1)
     found = {}
-    for name, horizon in (("at once", (1.0,)), ("step by step", (0.1, 0.2, 0.4, 0.7, 1.0))):
+    for name, horizon in (("at once", (1.0,)), ("step by step", (0.2, 0.5, 1.0))):
         objective = MultipleShooting(segment_length="all", horizon=horizon).build(ude, rows, 2)
         start = objective.start(FitState(rows.smooth_states[None], theta))
         end = minimise(Lbfgs(iterations=60), objective, start).state.unknowns

@@ -32,7 +32,7 @@ Solve = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 GIVEN_UP = (SolveError, AssertionError)
 """What is raised where adaptive steps lead nowhere; torchdiffeq asserts that they do not vanish."""
 
-MOST_EVALUATIONS = 5_000
+MOST_EVALUATIONS = 3_000
 """An adaptive solve of an interval that needs more right-hand sides than this, there and back, is given up."""
 
 
