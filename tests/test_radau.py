@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from sciml_discover.expressions import symbol
 from sciml_discover.holes import MaskedLibraries
 from sciml_discover.library import Library
 from sciml_discover.objectives import DirectCollocation
 from sciml_discover.objectives.direct_collocation import radau
 from sciml_discover.objectives.problem import FitState
-from sciml_discover.expressions import symbol
 from sciml_discover.system import System
 from sciml_discover.ude import UDE
 from tests.problems import Problem
@@ -80,7 +80,6 @@ def solved(stages: int, count: int) -> float:
     unknowns = objective.start(FitState(rows.smooth_states[None], theta))
     nodes, _, _ = objective.split(unknowns)
     nodes[:, :, 0] = torch.as_tensor(initial)
-    defect = None
     # The problem is linear: with the begin held, one Newton step on all conditions closes them.
     size = unknowns.shape[1] - 1
     free = torch.arange(system.dimension, size)
@@ -92,7 +91,7 @@ def solved(stages: int, count: int) -> float:
         return objective._defect(nodes, stage, slopes).flatten()
 
     for _ in range(2):
-        jacobian = torch.autograd.functional.jacobian(conditions, unknowns[0])[:, free]
+        jacobian = torch.func.jacrev(conditions)(unknowns[0])[:, free]
         unknowns[0, free] -= torch.linalg.solve(jacobian, conditions(unknowns[0]))
     defect = conditions(unknowns[0])
     assert defect.abs().max() < 1e-12
