@@ -25,6 +25,7 @@ from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.ude import UDE
+from sciml_discover.unknown_inputs import estimate_states
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +36,13 @@ else:
     torch = lazy_import("torch")
 
 T = TypeVar("T")
+
+IDENTIFIED = 0.2
+"""A parameter whose standard deviation is a larger part of its value than this counts as not identifiable."""
+
+PARAMETER_PRIOR = 0.1
+"""Strength of the prior on the coordinates of free parameters: wide, but where neither data nor bounds say anything
+it keeps them from running away, and their uncertainty finite."""
 
 
 class TrainStage(Options):
@@ -79,12 +87,19 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     collocation = TrainStage(
         objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )
-    if system.unseen_states(data.train.observables):
-        return (collocation,)
     matching = TrainStage(
         objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
     )
     return (matching, collocation)
+
+
+def _well_seen(system: System, data: PreparedData) -> bool:
+    """Return whether every state is measured in at least half of the rows, so that its slope can be told."""
+    if system.unseen_states(data.train.observables):
+        return False
+    measured = np.concatenate([np.isfinite(item.values) for item in data.train.trajectories])
+    columns = [data.train.observables.index(name) for name in system.state_names]
+    return bool((measured[:, columns].mean(axis=0) >= 0.5).all())
 
 
 def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple[NetworkShape, ...]:
@@ -229,21 +244,16 @@ def train(
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
+    if not _well_seen(system, data):
+        rows = estimate_states(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
-    ude = UDE(system, networks, device)
+    ude = UDE(system, networks, device, PARAMETER_PRIOR)
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
     theta = torch.cat([ude.parameters.initial(options.starts), weights], dim=1)
     smooth = rows.smooth_states.expand(options.starts, *rows.smooth_states.shape)
     fit = FitState(smooth.clone(), theta)
 
-    hidden = sorted(system.unseen_states(data.train.observables))
-    record, stages = _Record(watch, options.starts), []
-    for stage in options.stages or auto_stages(system, data):
-        if hidden and isinstance(stage.objective, DerivativeMatching):
-            name = ways(stage)[0].name
-            record.notes.append(f"{name} skipped: nobody measured the derivative of {', '.join(hidden)}")
-        else:
-            stages.append(stage)
+    record, stages = _Record(watch, options.starts), options.stages or auto_stages(system, data)
     record.total = _iterations(stages, ude, rows)
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
@@ -526,12 +536,15 @@ def _result(
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
     collocation = DirectCollocation().build(ude, rows, steps=1)
-    found, problem = numerically(lambda: collocation.covariance(collocation.start(chosen))[0].cpu().numpy())
+    information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
-    covariance = np.full((size, size), np.inf) if found is None else found
-    if problem:
-        record.notes.append(f"no covariance could be computed ({problem})")
-    notes = record.notes + _undetermined(system, ude, chosen, covariance)
+    covariance = np.full((size, size), np.inf)
+    notes = list(record.notes)
+    if information is None:
+        notes.append(f"no covariance could be computed ({problem})")
+    else:
+        covariance = information.covariance()[0].cpu().numpy()
+        notes += _undetermined(system, ude, chosen, covariance, information.fisher()[0].cpu().numpy())
     networks, begin = {}, ude.n_free
     for hole, shape in zip(system.missing, ude.filling.shapes, strict=True):
         end = begin + shape.n_weights
@@ -564,22 +577,47 @@ def _result(
     )
 
 
-def _undetermined(system: System, ude: UDE, state: FitState, covariance: np.ndarray) -> list[str]:
-    """Name the parameters that the network can stand in for."""
+def _undetermined(
+    system: System,
+    ude: UDE[ResidualNetworks],
+    state: FitState,
+    covariance: np.ndarray,
+    fisher: np.ndarray,
+) -> list[str]:
+    """Name the parameters that data do not determine, and the hole whose network can take their place.
+
+    That is the hole without whose freedom the parameter would be best known: with its weights held, the standard
+    deviation falls most (a Schur complement of the Fisher matrix).
+    """
     coordinates = state.theta[:, : ude.n_free]
     slopes = ude.parameters.slope(coordinates)[0].cpu().numpy()
     values = ude.parameters.physical(coordinates)[0].cpu().numpy()[ude.parameters.free_positions]
     notes = []
-    for parameter, value, slope, variance in zip(
-        system.free_parameters, values, slopes, np.diag(covariance), strict=False
+    for number, (parameter, value, slope) in enumerate(
+        zip(system.free_parameters, values, slopes, strict=True)
     ):
-        sd = abs(slope) * np.sqrt(variance) if np.isfinite(variance) else np.inf
-        if not sd < 0.2 * abs(value):
-            notes.append(
-                f"{parameter.name} is hardly determined beside the network, which can take its place "
-                f"({value:.3g} with standard deviation {sd:.2g}); its value comes from the refitted law"
-            )
+        sd = abs(slope) * np.sqrt(covariance[number, number])
+        if sd < IDENTIFIED * abs(value):
+            continue
+        held, begin = [], ude.n_free
+        for shape in ude.filling.shapes:
+            weights = np.arange(begin, begin + shape.n_weights)
+            held.append(_variance_without(fisher, number, weights))
+            begin += shape.n_weights
+        hole = system.missing_names[int(np.argmin(held))]
+        notes.append(
+            f"{parameter.name} is not identifiable beside hole {hole}: the data leave it a standard deviation of "
+            f"{sd:.2g} at {value:.3g}, the network can take its place; its value comes from the refitted law"
+        )
     return notes
+
+
+def _variance_without(fisher: np.ndarray, number: int, held: np.ndarray) -> float:
+    """Return the variance of one unknown if some others were known."""
+    free = np.setdiff1d(np.arange(len(fisher)), [number, *held])
+    cross = fisher[free, number]
+    rest = np.linalg.lstsq(fisher[np.ix_(free, free)], cross, rcond=1e-12)[0]
+    return 1.0 / max(float(fisher[number, number] - cross @ rest), 1e-300)
 
 
 def trained_ude(system: System, trained: TrainingResult) -> tuple[UDE[ResidualNetworks], torch.Tensor]:

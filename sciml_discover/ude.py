@@ -7,7 +7,7 @@ of the filling.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -84,6 +84,38 @@ class ParameterMap:
         return list(self._free)
 
 
+class Dynamics(Protocol):
+    """What an objective asks of an equation: see `UDE`, which is one."""
+
+    def rhs(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the time derivative at ``P`` points, shape ``(B, P, states)``."""
+        ...
+
+    def linearize(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the time derivative and its derivatives by state and by ``theta``."""
+        ...
+
+    def prior_precision(self, batch: int) -> torch.Tensor:
+        """Return the precision of the prior of ``theta`` around zero, shape ``(batch, n_theta)``."""
+        ...
+
+    def take(self, index: torch.Tensor) -> Dynamics:
+        """Return the equation of the chosen members of the batch only."""
+        ...
+
+
 Filling = TypeVar("Filling", bound=AbstractFilling)
 
 
@@ -94,9 +126,17 @@ class UDE(Generic[Filling]):
         system: the known physics.
         filling: what stands in its holes.
         device: where the tensors live.
+        parameter_prior: strength of the Gaussian prior on the coordinates of free parameters.
     """
 
-    def __init__(self, system: System, filling: Filling, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        system: System,
+        filling: Filling,
+        device: torch.device | str = "cpu",
+        parameter_prior: float = 0.0,
+    ) -> None:
+        self.parameter_prior = parameter_prior
         self.system = system
         self.filling = filling
         self.device = device
@@ -111,7 +151,8 @@ class UDE(Generic[Filling]):
 
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the precision of the prior of ``theta`` around zero, shape ``(batch, n_theta)``."""
-        free = torch.zeros(batch, self.n_free, dtype=torch.float64, device=self.device)
+        strength = self.parameter_prior**2
+        free = torch.full((batch, self.n_free), strength, dtype=torch.float64, device=self.device)
         return torch.cat([free, self.filling.prior_precision(batch)], dim=1)
 
     def rhs(
@@ -155,4 +196,4 @@ class UDE(Generic[Filling]):
 
     def take(self, index: torch.Tensor) -> UDE:
         """Return the equation of the chosen members of the batch only."""
-        return UDE(self.system, self.filling.take(index), self.device)
+        return UDE(self.system, self.filling.take(index), self.device, self.parameter_prior)

@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 
 from sciml_discover.base import lazy_import
-from sciml_discover.linear_algebra import TridiagonalNormal
+from sciml_discover.linear_algebra import ArrowNormal, TridiagonalNormal
 from sciml_discover.objectives.abstract import (
     AbstractLinearization,
     AbstractObjective,
@@ -21,7 +21,7 @@ from sciml_discover.objectives.abstract import (
 )
 from sciml_discover.objectives.multiple_shooting import MultipleShooting
 from sciml_discover.objectives.problem import FitState, Rows
-from sciml_discover.ude import UDE
+from sciml_discover.ude import UDE, Dynamics
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +31,7 @@ else:
 CLOSED = 1e-2
 """Defects below this, in units of the noise, count as closed."""
 
-CONTINUOUS = 1e6
+CONTINUOUS = 1e4
 """A weight of the defects with which trajectories are continuous for all that the noise can tell."""
 
 STAGE_SWEEPS = 4
@@ -68,7 +68,7 @@ class DirectCollocation(AbstractObjectiveOptions):
 
     def build(self, ude: UDE, rows: Rows, steps: int) -> CollocationObjective:  # noqa: ARG002 - no steps
         """Return the objective for a universal differential equation and training rows."""
-        return CollocationObjective(self, ude, rows, uniform_mesh(rows))
+        return CollocationObjective(self, ude, rows, row_mesh(rows))
 
 
 @lru_cache(maxsize=8)
@@ -109,7 +109,7 @@ class Mesh:
         return self.start.shape[1]
 
 
-def uniform_mesh(rows: Rows) -> Mesh:
+def row_mesh(rows: Rows) -> Mesh:
     """Return the mesh whose nodes are the rows."""
     return Mesh(rows.times[:, :-1], rows.intervals)
 
@@ -146,7 +146,7 @@ class CollocationObjective(AbstractObjective):
     def __init__(
         self,
         options: DirectCollocation,
-        ude: UDE,
+        ude: Dynamics,
         rows: Rows,
         mesh: Mesh,
         closing: Closing | None = None,
@@ -307,11 +307,10 @@ class CollocationObjective(AbstractObjective):
             return error
         return torch.cat([error[..., :-1, :], error[..., -1:, :] + self.closing.shift[..., None, :]], dim=-2)
 
-    def covariance(self, unknowns: torch.Tensor) -> torch.Tensor:
-        """Return the covariance of ``theta`` and of all initial states, ``(B, n_theta + J * d, same)``.
+    def information(self, unknowns: torch.Tensor) -> ArrowNormal:
+        """Return what data and prior say about ``theta`` and the initial states, on continuous trajectories.
 
-        The inverse of the whole Fisher matrix of the continuous trajectories, prior included; infinite where the
-        matrix is singular to rounding. The stages are first made to satisfy their equations.
+        The stages are first made to satisfy their equations.
         """
         nodes, inner, theta = self.split(unknowns)
         stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
@@ -324,7 +323,7 @@ class CollocationObjective(AbstractObjective):
                 move = (self._inverse(by_state) @ defect.flatten(3)[..., None])[..., 0]
                 stages = stages - move.reshape(stages.shape)
             solved = torch.cat([nodes.flatten(1), stages[..., :-1, :].flatten(1), theta], dim=1)
-            return self._in(Closing(CONTINUOUS))._linearize(solved).normal.arrow().covariance()
+            return self._in(Closing(CONTINUOUS))._linearize(solved).normal.arrow()
 
     def linearize(self, unknowns: torch.Tensor) -> CollocationLinearization:
         """Return the least-squares problem with defects measured in the states' units."""
