@@ -7,8 +7,9 @@ candidate laws. The leading axis ``B`` counts starts of a training or candidates
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy_import("torch")
+
+
+Field = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
+"""A function of times ``(P,)``, states ``(B, P, states)`` and controls ``(P, controls)`` or None."""
 
 
 class AbstractFilling(ABC):
@@ -43,6 +48,10 @@ class AbstractFilling(ABC):
             state: shape ``(B, P, states)``.
             controls: shape broadcastable to ``(B, P, controls)``; None for a system without controls.
         """
+
+    def at(self, weights: torch.Tensor) -> Field:
+        """Return `value` for some weights, for whoever evaluates it many times."""
+        return lambda time, state, controls: self.value(weights, time, state, controls)
 
     @abstractmethod
     def linearize(
@@ -81,12 +90,12 @@ class NetworkShape:
     scale: np.ndarray
     output_scale: float
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Widths of all layers, input and output included."""
         return (len(self.inputs), *self.hidden, 1)
 
-    @property
+    @cached_property
     def n_weights(self) -> int:
         """Number of weights and biases."""
         return sum(
@@ -135,16 +144,26 @@ class ResidualNetworks(AbstractFilling):
         controls: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the networks' outputs, shape ``(B, P, holes)``."""
-        outputs, begin = [], 0
-        for number, shape in enumerate(self.shapes):
-            layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
+        return self.at(weights)(time, state, controls)
+
+    def at(self, weights: torch.Tensor) -> Field:
+        """Return `value` for some weights, which are cut into layers once."""
+        networks, begin = [], 0
+        for shape in self.shapes:
+            networks.append(self._layers(shape, weights[:, begin : begin + shape.n_weights]))
             begin += shape.n_weights
-            signal = self._inputs(number, time, state, controls)
-            for matrix, bias in layers[:-1]:
-                signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
-            matrix, bias = layers[-1]
-            outputs.append(shape.output_scale * torch.baddbmm(bias, signal, matrix))
-        return torch.cat(outputs, dim=-1)
+
+        def value(time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None) -> torch.Tensor:
+            outputs = []
+            for number, layers in enumerate(networks):
+                signal = self._inputs(number, time, state, controls)
+                for matrix, bias in layers[:-1]:
+                    signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
+                matrix, bias = layers[-1]
+                outputs.append(self.shapes[number].output_scale * torch.baddbmm(bias, signal, matrix))
+            return torch.cat(outputs, dim=-1)
+
+        return value
 
     def linearize(
         self,

@@ -527,7 +527,8 @@ def _result(
     ranked = batch.take(order)
     chosen = ranked.fit.take(torch.tensor([0], device=order.device))
     initial = chosen.states[:, :, 0]
-    chi_square = float(rows.residual(resolve_rows(ude, rows, chosen)).square().sum())
+    prior = (ude.prior_precision(1) * chosen.theta.square()).sum()
+    chi_square = float(ranked.score[0] - prior)
     parameters = ude.parameters.physical(chosen.theta[:, : ude.n_free])[0].tolist()
     if not np.isfinite(chi_square):
         status, message = "diverged", "no start could be re-solved over the whole series"

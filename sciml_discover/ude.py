@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.holes import AbstractFilling
+from sciml_discover.holes import AbstractFilling, Field
 
 if TYPE_CHECKING:
     import torch
@@ -170,10 +170,19 @@ class UDE(Generic[Filling]):
             theta: shape ``(B, n_theta)``.
             controls: shape ``(P, controls)``; None for a system without controls.
         """
+        return self.at(theta)(time, state, controls)
+
+    def at(self, theta: torch.Tensor) -> Field:
+        """Return `rhs` for one ``theta``, for whoever evaluates it many times."""
         coordinates, weights = self.split(theta)
-        holes = self.filling.value(weights, time, state, controls)
+        filled = self.filling.at(weights)
         parameters = self.parameters.physical(coordinates)[:, None, :]
-        return self.functions.rhs(time, state, parameters, holes, controls)
+
+        def field(time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None) -> torch.Tensor:
+            holes = filled(time, state, controls)
+            return self.functions.rhs(time, state, parameters, holes, controls)
+
+        return field
 
     def linearize(
         self,
