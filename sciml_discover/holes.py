@@ -108,10 +108,19 @@ class ResidualNetworks(AbstractFilling):
 
     Derivatives by inputs and weights are written out (one backward sweep per layer), because the variational
     equations need them for every point and every start at once.
+
+    Args:
+        shapes: of each hole's network.
+        prior: strength of the Gaussian prior on the weights, one over their standard deviation: a number for all, or
+            one for each member and hole, shape ``(B, holes)``.
+        device: where the tensors live.
     """
 
     def __init__(
-        self, shapes: Sequence[NetworkShape], prior: float, device: torch.device | str = "cpu"
+        self,
+        shapes: Sequence[NetworkShape],
+        prior: float | torch.Tensor,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.shapes = tuple(shapes)
         self.prior = prior
@@ -213,11 +222,18 @@ class ResidualNetworks(AbstractFilling):
 
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the squared prior strength for every weight."""
+        if not isinstance(self.prior, float):
+            counts = torch.tensor([shape.n_weights for shape in self.shapes], device=self.prior.device)
+            return self.prior.square().repeat_interleave(counts, dim=1)
         return torch.full((batch, self.n_weights), self.prior**2, dtype=torch.float64, device=self._device)
 
-    def take(self, index: torch.Tensor) -> ResidualNetworks:  # noqa: ARG002 - all starts share one shape
-        """Return itself: the weights carry all that differs between starts."""
-        return self
+    def with_prior(self, prior: torch.Tensor) -> ResidualNetworks:
+        """Return the same networks with other priors, one for each member and hole, shape ``(B, holes)``."""
+        return ResidualNetworks(self.shapes, prior, self._device)
+
+    def take(self, index: torch.Tensor) -> ResidualNetworks:
+        """Return the networks of the chosen members: the weights carry all that differs but the priors."""
+        return self if isinstance(self.prior, float) else self.with_prior(self.prior[index])
 
     def _inputs(
         self, number: int, time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None

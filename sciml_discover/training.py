@@ -59,8 +59,9 @@ class NetworkOptions(Options):
 
     hidden: tuple[pydantic.PositiveInt, ...] = (5, 5)
     """Widths of the hidden layers."""
-    prior: pydantic.PositiveFloat = 0.3
-    """Strength of the Gaussian prior on the weights: one over their standard deviation."""
+    prior: pydantic.PositiveFloat = 1.0
+    """Strength of the Gaussian prior on the weights: one over their standard deviation; where it begins, for objectives
+    that follow its evidence."""
 
 
 class TrainOptions(Options):
@@ -72,8 +73,8 @@ class TrainOptions(Options):
     """The schedule: objectives and optimizers in the order in which they run."""
     starts: int = pydantic.Field(default=4, ge=1, le=256)
     """Networks trained side by side from different initial weights; the best is kept."""
-    keep: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
-    """Fraction of the starts that go on after each round of a second-order method; the weakest leave."""
+    keep: float = pydantic.Field(default=0.5, gt=0.0, le=1.0)
+    """Fraction of the starts that go on after each round of a second-order method, two at least; the weakest leave."""
     network: NetworkOptions = NetworkOptions()
     """The network in each hole."""
 
@@ -140,16 +141,24 @@ class Batch:
         fit: where each stands.
         score: chi-square of the re-solved trajectories plus the prior, shape ``(B,)``; infinite where unsolved.
         converged: whether the stage that brought each there converged, shape ``(B,)``.
+        prior: strength of the prior on the weights of each network, shape ``(B, holes)``.
     """
 
     number: torch.Tensor
     fit: FitState
     score: torch.Tensor
     converged: torch.Tensor
+    prior: torch.Tensor
 
     def take(self, index: torch.Tensor) -> Batch:
         """Return the chosen members."""
-        return Batch(self.number[index], self.fit.take(index), self.score[index], self.converged[index])
+        return Batch(
+            self.number[index],
+            self.fit.take(index),
+            self.score[index],
+            self.converged[index],
+            self.prior[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -170,12 +179,14 @@ class Outcome:
         fit: where each stands now.
         score: as in `Batch`, now.
         converged: whether each converged.
+        prior: as in `Batch`, now.
     """
 
     batch: Batch
     fit: FitState
     score: torch.Tensor
     converged: torch.Tensor
+    prior: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -258,7 +269,10 @@ def train(
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
     nothing_yet = torch.full((options.starts,), torch.inf, dtype=torch.float64, device=device)
-    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled))
+    prior = torch.full(
+        (options.starts, len(system.missing)), options.network.prior, dtype=torch.float64, device=device
+    )
+    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled, prior))
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
     batch = _Loop(ude, rows, tuple(stages), options.keep, record, files).run(begin)
@@ -322,7 +336,7 @@ class _Loop:
 
     def __init__(
         self,
-        ude: UDE,
+        ude: UDE[ResidualNetworks],
         rows: Rows,
         stages: tuple[TrainStage, ...],
         keep: float,
@@ -374,7 +388,7 @@ class _Loop:
         """Minimise the stage's objective in one way."""
         batch = standing.batch
         steps = saved.notes["steps"] if saved else self._steps(way, batch.fit)
-        objective = way.objective.build(self._ude, self._rows, steps)
+        objective = way.objective.build(_with_prior(self._ude, batch.prior), self._rows, steps)
         if saved is None:
             position = begin(optimizer, objective, objective.start(batch.fit))
         else:
@@ -398,7 +412,10 @@ class _Loop:
             if self._files.due:
                 self._save(replace(standing, batch=batch), position, steps)
         fit = position.objective.finish(position.state.unknowns)
-        return Outcome(batch, fit, _scores(self._ude, self._rows, fit), position.state.converged)
+        scores = _scores(self._ude, self._rows, fit)
+        chosen = position.objective.prior
+        prior = batch.prior if chosen is None else chosen
+        return Outcome(batch, fit, scores, position.state.converged, prior)
 
     def _steps(self, way: Way, fit: FitState) -> int:
         """Return the Runge-Kutta steps per interval, where the objective takes any."""
@@ -425,11 +442,13 @@ class _Loop:
             fit,
             torch.where(better, reached, batch.score),
             torch.where(better, outcome.converged, batch.converged),
+            torch.where(better[:, None], outcome.prior, batch.prior),
         )
 
     def _strongest(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Return the positions of the starts that go on, those of the lowest values, in their order."""
-        count = math.ceil(self._keep * len(values))
+        # Two at least, where there are two: what they disagree on is uncertain.
+        count = max(math.ceil(self._keep * len(values)), min(2, len(values)))
         if count < len(values):
             self._record.event(
                 name, f"{len(values) - count} of {len(values)} starts were dropped as the weakest"
@@ -508,6 +527,11 @@ def _iterations(stages: Sequence[TrainStage], ude: UDE, rows: Rows) -> int:
     )
 
 
+def _with_prior(ude: UDE[ResidualNetworks], prior: torch.Tensor) -> UDE[ResidualNetworks]:
+    """Return the equation with the priors of a batch."""
+    return ude.with_filling(ude.filling.with_prior(prior))
+
+
 def _scores(ude: UDE, rows: Rows, state: FitState) -> torch.Tensor:
     """Return chi-square of the re-solved trajectories plus the prior, infinite where nothing can be solved."""
     chi_square = rows.residual(resolve_rows(ude, rows, state)).square().sum((1, 2, 3))
@@ -536,7 +560,7 @@ def _result(
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
-    collocation = DirectCollocation().build(ude, rows, steps=1)
+    collocation = DirectCollocation().build(_with_prior(ude, ranked.prior[:1]), rows, steps=1)
     information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
     covariance = np.full((size, size), np.inf)

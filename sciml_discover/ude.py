@@ -203,6 +203,10 @@ class UDE(Generic[Filling]):
             f_w = torch.cat([f_p[..., self.parameters.free_positions] * slope, f_w], dim=-1)
         return value, f_x, f_w
 
+    def with_filling(self, filling: Filling) -> UDE[Filling]:
+        """Return the equation with something else in its holes."""
+        return UDE(self.system, filling, self.device, self.parameter_prior)
+
     def take(self, index: torch.Tensor) -> UDE:
         """Return the equation of the chosen members of the batch only."""
         return UDE(self.system, self.filling.take(index), self.device, self.parameter_prior)

@@ -10,6 +10,8 @@ import numpy as np
 import pydantic
 
 from sciml_discover.base import lazy_import
+from sciml_discover.evidence import update_prior
+from sciml_discover.holes import ResidualNetworks
 from sciml_discover.linear_algebra import ArrowNormal, TridiagonalNormal
 from sciml_discover.objectives.abstract import (
     AbstractLinearization,
@@ -59,6 +61,8 @@ class DirectCollocation(AbstractObjectiveOptions):
     """Factor of that weight from round to round."""
     rounds: int = pydantic.Field(default=4, ge=1, le=20)
     """Rounds in which the weight grows."""
+    evidence: bool = True
+    """Whether the strength of the networks' prior follows its evidence from round to round."""
     multiplier_rounds: int = pydantic.Field(default=3, ge=0, le=20)
     """Most rounds after them, in which multipliers close the defects."""
 
@@ -218,8 +222,8 @@ class CollocationObjective(AbstractObjective):
         """Return the objective with a larger weight, or with multipliers; None once the defects are closed."""
         closing = self.closing
         if closing.number + 1 < self.options.rounds:
-            grown = closing.weight * self.options.growth
-            return self._in(Closing(grown, closing.number + 1))
+            grown = Closing(closing.weight * self.options.growth, closing.number + 1)
+            return self._weighed(unknowns)._in(grown) if closing.number > 0 else self._in(grown)
         if closing.number + 1 >= self.options.rounds + self.options.multiplier_rounds:
             return None
         with torch.no_grad():
@@ -235,26 +239,63 @@ class CollocationObjective(AbstractObjective):
         shift = jump if closing.shift is None else closing.shift + jump
         return self._in(replace(closing, number=closing.number + 1, shift=shift))
 
+    def _weighed(self, unknowns: torch.Tensor) -> CollocationObjective:
+        """Return the objective whose priors have followed their evidence at the end of a round."""
+        filling = self.ude.filling if isinstance(self.ude, UDE) else None
+        if not self.options.evidence or not isinstance(filling, ResidualNetworks):
+            return self
+        n_free, theta = self.ude.n_theta - filling.n_weights, self.split(unknowns)[2]
+        precision = self.linearize(unknowns).normal.marginal_precision()
+        prior = filling.prior
+        if isinstance(prior, float):
+            prior = theta.new_full((len(theta), len(filling.shapes)), prior)
+        counts = [shape.n_weights for shape in filling.shapes]
+        # Free parameters count as known: their own prior says next to nothing.
+        strengths = update_prior(
+            precision[:, n_free:, n_free:], theta[:, n_free:], prior, counts, self.rows.n_observed
+        )
+        return self._of(self.ude.with_filling(filling.with_prior(strengths)))
+
+    @property
+    def prior(self) -> torch.Tensor | None:
+        """Strengths of the networks' priors, shape ``(B, holes)``; None if there is one for all."""
+        filling = self.ude.filling if isinstance(self.ude, UDE) else None
+        if not isinstance(filling, ResidualNetworks) or isinstance(filling.prior, float):
+            return None
+        return filling.prior
+
     @property
     def memory(self) -> dict[str, torch.Tensor]:
-        """Weight, number and multipliers of the round."""
+        """Weight, number and multipliers of the round, and the priors that followed their evidence."""
         closing = self.closing
         memory = {
             "weight": torch.tensor(closing.weight, dtype=torch.float64),
             "number": torch.tensor(closing.number),
         }
-        return memory if closing.shift is None else {**memory, "shift": closing.shift}
+        if closing.shift is not None:
+            memory["shift"] = closing.shift
+        if self.prior is not None:
+            memory["prior"] = self.prior
+        return memory
 
     def recall(self, memory: dict[str, torch.Tensor]) -> CollocationObjective:
         """Return exactly the objective that had this ``memory``."""
         shift = memory.get("shift")
         if shift is not None:
             shift = shift.to(self.rows.times.device)
-        return self._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
+        recalled = self
+        if "prior" in memory and isinstance(self.ude, UDE) and isinstance(self.ude.filling, ResidualNetworks):
+            prior = memory["prior"].to(self.rows.times.device)
+            recalled = self._of(self.ude.with_filling(self.ude.filling.with_prior(prior)))
+        return recalled._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
 
     def _in(self, closing: Closing) -> CollocationObjective:
         """Return this objective in another round."""
         return CollocationObjective(self.options, self.ude, self.rows, self.mesh, closing)
+
+    def _of(self, ude: Dynamics) -> CollocationObjective:
+        """Return this objective for another equation."""
+        return CollocationObjective(self.options, ude, self.rows, self.mesh, self.closing)
 
     def take(self, index: torch.Tensor) -> CollocationObjective:
         """Return the objective of the chosen members of the batch."""
