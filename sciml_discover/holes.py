@@ -222,10 +222,16 @@ class ResidualNetworks(AbstractFilling):
 
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the squared prior strength for every weight."""
-        if not isinstance(self.prior, float):
+        if isinstance(self.prior, torch.Tensor):
             counts = torch.tensor([shape.n_weights for shape in self.shapes], device=self.prior.device)
             return self.prior.square().repeat_interleave(counts, dim=1)
         return torch.full((batch, self.n_weights), self.prior**2, dtype=torch.float64, device=self._device)
+
+    def priors(self, batch: int) -> torch.Tensor:
+        """Return the strength of the prior of each member and hole, shape ``(batch, holes)``."""
+        if isinstance(self.prior, torch.Tensor):
+            return self.prior
+        return torch.full((batch, len(self.shapes)), self.prior, dtype=torch.float64, device=self._device)
 
     def with_prior(self, prior: torch.Tensor) -> ResidualNetworks:
         """Return the same networks with other priors, one for each member and hole, shape ``(B, holes)``."""
@@ -233,7 +239,7 @@ class ResidualNetworks(AbstractFilling):
 
     def take(self, index: torch.Tensor) -> ResidualNetworks:
         """Return the networks of the chosen members: the weights carry all that differs but the priors."""
-        return self if isinstance(self.prior, float) else self.with_prior(self.prior[index])
+        return self.with_prior(self.prior[index]) if isinstance(self.prior, torch.Tensor) else self
 
     def _inputs(
         self, number: int, time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None

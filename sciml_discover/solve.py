@@ -29,9 +29,9 @@ STIFF_EVALUATIONS, STIFF_TOLERANCE = 20_000, 1e-6
 def choose_steps(ude: UDE, rows: Rows, state: FitState, accuracy: float = 1e-2) -> int:
     """Return the power of two of Runge-Kutta steps per interval that solves all of them accurately enough.
 
-    Every interval is solved from the current state with ``n`` and ``2 n`` steps. The method has order four, so the error
-    of ``2 n`` is a fifteenth of their difference; it is enough once that is, for the median member of the batch, below
-    ``accuracy`` times the tolerance of each state (its noise).
+    Every interval is solved from the current state with ``n`` and ``2 n`` steps. The method has order four, so the
+    error of ``2 n`` is a fifteenth of their difference; it is enough once that is, for the median member of the batch,
+    below ``accuracy`` times the tolerance of each state (its noise).
     The answer is twice `MOST_STEPS` if not even those do: the system is stiff.
     """
     start = rows.times[:, :-1].flatten()
@@ -42,7 +42,9 @@ def choose_steps(ude: UDE, rows: Rows, state: FitState, accuracy: float = 1e-2) 
 
     def solve(steps: int) -> torch.Tensor:
         with torch.no_grad():
-            return integrate_batch(lambda time, at: field(time, at, inputs(time)), start, length, begin, steps)
+            return integrate_batch(
+                lambda time, at: field(time, at, inputs(time)), start, length, begin, steps
+            )
 
     steps, coarse = 1, solve(1)
     while steps < MOST_STEPS:

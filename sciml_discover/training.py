@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import pydantic
@@ -18,7 +18,7 @@ from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, DirectCollocation, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
-from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
+from sciml_discover.optimizers import GaussNewton, OptimizerOptions
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 from sciml_discover.optimizers.driver import Position, begin, next_round
 from sciml_discover.solve import choose_steps, resolve_rows
@@ -88,9 +88,7 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     collocation = TrainStage(
         objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )
-    matching = TrainStage(
-        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
-    )
+    matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5))
     return (matching, collocation)
 
 
@@ -213,12 +211,12 @@ def ways(stage: TrainStage) -> tuple[Way, ...]:
     cautious = objective.backed_off()
     if cautious is not None:
         before, after = objective.model_dump(), cautious.model_dump()
-        if cautious.kind != objective.kind:
-            after = {"kind": cautious.kind}
+        if after["kind"] != before["kind"]:
+            after = {"kind": after["kind"]}
         changes = [
             f"{key} {after[key]} instead of {before[key]}" for key in after if after[key] != before[key]
         ]
-        objective = cautious
+        objective = cast("ObjectiveOptions", cautious)
         found.append(Way(f"{name}, backed off", objective, 1, ", ".join(changes)))
     if objective.solves:
         found.append(Way(f"{name}, backed off", objective, 2, "twice the integration steps"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 import pydantic
@@ -229,9 +229,7 @@ class CollocationObjective(AbstractObjective):
         with torch.no_grad():
             nodes, inner, theta = self.split(unknowns)
             stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-            slopes, by_state, _ = self.ude.linearize(
-                self._times, stages.flatten(1, 3), theta, self._inputs
-            )
+            slopes, by_state, _ = self.ude.linearize(self._times, stages.flatten(1, 3), theta, self._inputs)
             error = self._error(self._inverse(by_state), self._defect(nodes, stages, slopes))
         if bool((error.abs().flatten(1).amax(1) < CLOSED).all()):
             return None
@@ -241,28 +239,32 @@ class CollocationObjective(AbstractObjective):
 
     def _weighed(self, unknowns: torch.Tensor) -> CollocationObjective:
         """Return the objective whose priors have followed their evidence at the end of a round."""
-        filling = self.ude.filling if isinstance(self.ude, UDE) else None
-        if not self.options.evidence or not isinstance(filling, ResidualNetworks):
+        trained = self._trained()
+        if not self.options.evidence or trained is None:
             return self
-        n_free, theta = self.ude.n_theta - filling.n_weights, self.split(unknowns)[2]
-        precision = self.linearize(unknowns).normal.marginal_precision()
-        prior = filling.prior
-        if isinstance(prior, float):
-            prior = theta.new_full((len(theta), len(filling.shapes)), prior)
-        counts = [shape.n_weights for shape in filling.shapes]
+        networks, theta = trained.filling, self.split(unknowns)[2]
         # Free parameters count as known: their own prior says next to nothing.
+        precision = self.linearize(unknowns).normal.marginal_precision()
         strengths = update_prior(
-            precision[:, n_free:, n_free:], theta[:, n_free:], prior, counts, self.rows.n_observed
+            precision[:, trained.n_free :, trained.n_free :],
+            theta[:, trained.n_free :],
+            networks.priors(len(theta)),
+            [shape.n_weights for shape in networks.shapes],
+            self.rows.n_observed,
         )
-        return self._of(self.ude.with_filling(filling.with_prior(strengths)))
+        return self._of(trained.with_filling(networks.with_prior(strengths)))
+
+    def _trained(self) -> UDE[ResidualNetworks] | None:
+        """Return the equation if networks stand in its holes."""
+        networks = isinstance(self.ude, UDE) and isinstance(self.ude.filling, ResidualNetworks)
+        return cast("UDE[ResidualNetworks]", self.ude) if networks else None
 
     @property
     def prior(self) -> torch.Tensor | None:
         """Strengths of the networks' priors, shape ``(B, holes)``; None if there is one for all."""
-        filling = self.ude.filling if isinstance(self.ude, UDE) else None
-        if not isinstance(filling, ResidualNetworks) or isinstance(filling.prior, float):
-            return None
-        return filling.prior
+        trained = self._trained()
+        prior = None if trained is None else trained.filling.prior
+        return prior if isinstance(prior, torch.Tensor) else None
 
     @property
     def memory(self) -> dict[str, torch.Tensor]:
@@ -284,9 +286,10 @@ class CollocationObjective(AbstractObjective):
         if shift is not None:
             shift = shift.to(self.rows.times.device)
         recalled = self
-        if "prior" in memory and isinstance(self.ude, UDE) and isinstance(self.ude.filling, ResidualNetworks):
+        trained = self._trained()
+        if "prior" in memory and trained is not None:
             prior = memory["prior"].to(self.rows.times.device)
-            recalled = self._of(self.ude.with_filling(self.ude.filling.with_prior(prior)))
+            recalled = self._of(trained.with_filling(trained.filling.with_prior(prior)))
         return recalled._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
 
     def _in(self, closing: Closing) -> CollocationObjective:
