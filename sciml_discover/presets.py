@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import pydantic
 
@@ -14,10 +14,6 @@ from sciml_discover.objectives import (
     ObjectiveOptions,
 )
 from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs, OptimizerOptions
-
-if TYPE_CHECKING:
-    from sciml_discover.readers import PreparedData
-    from sciml_discover.system import System
 
 Preset = Literal["auto", "direct_collocation", "multiple_shooting", "single_shooting"]
 """Names of schedules; see `stages_of`."""
@@ -43,11 +39,11 @@ class TrainStage(Options):
         return self
 
 
-def stages_of(preset: Preset, system: System, data: PreparedData) -> tuple[TrainStage, ...]:
+def stages_of(preset: Preset) -> tuple[TrainStage, ...]:
     """Return the schedule of a preset.
 
     * ``"auto"`` is the schedule that suits the data: today that of ``"direct_collocation"``.
-    * ``"direct_collocation"``: a warm start without solves where every state is seen, then direct collocation, whose
+    * ``"direct_collocation"``: a warm start without solves, then direct collocation, whose
       weak first rounds have hardly any local minima, by Gauss-Newton.
     * ``"multiple_shooting"``: the classical ladder of first-order methods. The same kind of warm start, then
       multiple shooting by Adam, then by L-BFGS over a growing horizon.
@@ -62,7 +58,6 @@ def stages_of(preset: Preset, system: System, data: PreparedData) -> tuple[Train
             ),
             TrainStage(objective=MultipleShooting(segment_length="all"), optimizer=Lbfgs(iterations=200)),
         )
-    seen = not system.unseen_states(data.train.observables)
     if preset == "multiple_shooting":
         matching = TrainStage(objective=DerivativeMatching(), optimizer=Lbfgs(iterations=150))
         shooting = (
@@ -75,9 +70,9 @@ def stages_of(preset: Preset, system: System, data: PreparedData) -> tuple[Train
                 optimizer=Lbfgs(iterations=150),
             ),
         )
-        return (matching, *shooting) if seen else shooting
+        return (matching, *shooting)
     matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5))
     collocation = TrainStage(
         objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )
-    return (matching, collocation) if seen else (collocation,)
+    return (matching, collocation)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pydantic
@@ -25,6 +25,7 @@ from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.ude import UDE
+from sciml_discover.unknown_inputs import estimate_states
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +37,13 @@ else:
 
 T = TypeVar("T")
 
+IDENTIFIED = 0.2
+"""A parameter whose standard deviation is a larger part of its value than this counts as not identifiable."""
+
+PARAMETER_PRIOR = 0.1
+"""Strength of the prior on the coordinates of free parameters: wide, but where neither data nor bounds say anything
+it keeps them from running away, and their uncertainty finite."""
+
 
 class NetworkOptions(Options):
     """Shape and prior of the network in each hole."""
@@ -43,7 +51,8 @@ class NetworkOptions(Options):
     hidden: tuple[pydantic.PositiveInt, ...] = (5, 5)
     """Widths of the hidden layers."""
     prior: pydantic.PositiveFloat = 0.3
-    """Strength of the Gaussian prior on the weights: one over their standard deviation."""
+    """Strength of the Gaussian prior on the weights: one over their standard deviation; where it begins, for objectives
+    that follow its evidence."""
 
 
 class TrainOptions(Options):
@@ -55,8 +64,8 @@ class TrainOptions(Options):
     """The schedule: objectives and optimizers in the order in which they run."""
     starts: int = pydantic.Field(default=4, ge=1, le=256)
     """Networks trained side by side from different initial weights; the best is kept."""
-    keep: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
-    """Fraction of the starts that go on after each round of a second-order method; the weakest leave."""
+    keep: float = pydantic.Field(default=0.5, gt=0.0, le=1.0)
+    """Fraction of the starts that go on after each round of a second-order method, two at least; the weakest leave."""
     network: NetworkOptions = NetworkOptions()
     """The network in each hole."""
 
@@ -72,6 +81,15 @@ class TrainOptions(Options):
                 "append a stage with direct_collocation or multiple_shooting"
             )
         return self
+
+
+def _well_seen(system: System, data: PreparedData) -> bool:
+    """Return whether every state is measured in at least half of the rows, so that its slope can be told."""
+    if system.unseen_states(data.train.observables):
+        return False
+    measured = np.concatenate([np.isfinite(item.values) for item in data.train.trajectories])
+    columns = [data.train.observables.index(name) for name in system.state_names]
+    return bool((measured[:, columns].mean(axis=0) >= 0.5).all())
 
 
 def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple[NetworkShape, ...]:
@@ -112,16 +130,24 @@ class Batch:
         fit: where each stands.
         score: chi-square of the re-solved trajectories plus the prior, shape ``(B,)``; infinite where unsolved.
         converged: whether the stage that brought each there converged, shape ``(B,)``.
+        prior: strength of the prior on the weights of each network, shape ``(B, holes)``.
     """
 
     number: torch.Tensor
     fit: FitState
     score: torch.Tensor
     converged: torch.Tensor
+    prior: torch.Tensor
 
     def take(self, index: torch.Tensor) -> Batch:
         """Return the chosen members."""
-        return Batch(self.number[index], self.fit.take(index), self.score[index], self.converged[index])
+        return Batch(
+            self.number[index],
+            self.fit.take(index),
+            self.score[index],
+            self.converged[index],
+            self.prior[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -142,12 +168,14 @@ class Outcome:
         fit: where each stands now.
         score: as in `Batch`, now.
         converged: whether each converged.
+        prior: as in `Batch`, now.
     """
 
     batch: Batch
     fit: FitState
     score: torch.Tensor
     converged: torch.Tensor
+    prior: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -174,12 +202,12 @@ def ways(stage: TrainStage) -> tuple[Way, ...]:
     cautious = objective.backed_off()
     if cautious is not None:
         before, after = objective.model_dump(), cautious.model_dump()
-        if cautious.kind != objective.kind:
-            after = {"kind": cautious.kind}
+        if after["kind"] != before["kind"]:
+            after = {"kind": after["kind"]}
         changes = [
             f"{key} {after[key]} instead of {before[key]}" for key in after if after[key] != before[key]
         ]
-        objective = cautious
+        objective = cast("ObjectiveOptions", cautious)
         found.append(Way(f"{name}, backed off", objective, 1, ", ".join(changes)))
     if objective.solves:
         found.append(Way(f"{name}, backed off", objective, 2, "twice the integration steps"))
@@ -216,26 +244,24 @@ def train(
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
+    if not _well_seen(system, data):
+        rows = estimate_states(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
-    ude = UDE(system, networks, device)
+    ude = UDE(system, networks, device, PARAMETER_PRIOR)
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
-    theta = torch.cat([ude.parameters.initial(options.starts), weights], dim=1)
+    theta = torch.cat([ude.parameters.spread(options.starts, seed), weights], dim=1)
     smooth = rows.smooth_states.expand(options.starts, *rows.smooth_states.shape)
     fit = FitState(smooth.clone(), theta)
 
-    hidden = sorted(system.unseen_states(data.train.observables))
-    record, stages = _Record(watch, options.starts), []
-    for stage in options.stages or stages_of(options.preset, system, data):
-        if hidden and isinstance(stage.objective, DerivativeMatching):
-            name = ways(stage)[0].name
-            record.notes.append(f"{name} skipped: nobody measured the derivative of {', '.join(hidden)}")
-        else:
-            stages.append(stage)
+    record, stages = _Record(watch, options.starts), options.stages or stages_of(options.preset)
     record.total = _iterations(stages, ude, rows)
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
     nothing_yet = torch.full((options.starts,), torch.inf, dtype=torch.float64, device=device)
-    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled))
+    prior = torch.full(
+        (options.starts, len(system.missing)), options.network.prior, dtype=torch.float64, device=device
+    )
+    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled, prior))
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
     batch = _Loop(ude, rows, tuple(stages), options.keep, record, files).run(begin)
@@ -299,7 +325,7 @@ class _Loop:
 
     def __init__(
         self,
-        ude: UDE,
+        ude: UDE[ResidualNetworks],
         rows: Rows,
         stages: tuple[TrainStage, ...],
         keep: float,
@@ -351,7 +377,7 @@ class _Loop:
         """Minimise the stage's objective in one way."""
         batch = standing.batch
         steps = saved.notes["steps"] if saved else self._steps(way, batch.fit)
-        objective = way.objective.build(self._ude, self._rows, steps)
+        objective = way.objective.build(_with_prior(self._ude, batch.prior), self._rows, steps)
         if saved is None:
             position = begin(optimizer, objective, objective.start(batch.fit))
         else:
@@ -375,7 +401,10 @@ class _Loop:
             if self._files.due:
                 self._save(replace(standing, batch=batch), position, steps)
         fit = position.objective.finish(position.state.unknowns)
-        return Outcome(batch, fit, _scores(self._ude, self._rows, fit), position.state.converged)
+        scores = _scores(self._ude, self._rows, fit)
+        chosen = position.objective.prior
+        prior = batch.prior if chosen is None else chosen
+        return Outcome(batch, fit, scores, position.state.converged, prior)
 
     def _steps(self, way: Way, fit: FitState) -> int:
         """Return the Runge-Kutta steps per interval, where the objective takes any."""
@@ -402,11 +431,13 @@ class _Loop:
             fit,
             torch.where(better, reached, batch.score),
             torch.where(better, outcome.converged, batch.converged),
+            torch.where(better[:, None], outcome.prior, batch.prior),
         )
 
     def _strongest(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Return the positions of the starts that go on, those of the lowest values, in their order."""
-        count = math.ceil(self._keep * len(values))
+        # Two at least, where there are two: what they disagree on is uncertain.
+        count = max(math.ceil(self._keep * len(values)), min(2, len(values)))
         if count < len(values):
             self._record.event(
                 name, f"{len(values) - count} of {len(values)} starts were dropped as the weakest"
@@ -485,6 +516,11 @@ def _iterations(stages: Sequence[TrainStage], ude: UDE, rows: Rows) -> int:
     )
 
 
+def _with_prior(ude: UDE[ResidualNetworks], prior: torch.Tensor) -> UDE[ResidualNetworks]:
+    """Return the equation with the priors of a batch."""
+    return ude.with_filling(ude.filling.with_prior(prior))
+
+
 def _scores(ude: UDE, rows: Rows, state: FitState) -> torch.Tensor:
     """Return chi-square of the re-solved trajectories plus the prior, infinite where nothing can be solved."""
     chi_square = rows.residual(resolve_rows(ude, rows, state)).square().sum((1, 2, 3))
@@ -504,7 +540,8 @@ def _result(
     ranked = batch.take(order)
     chosen = ranked.fit.take(torch.tensor([0], device=order.device))
     initial = chosen.states[:, :, 0]
-    chi_square = float(rows.residual(resolve_rows(ude, rows, chosen)).square().sum())
+    prior = (ude.prior_precision(1) * chosen.theta.square()).sum()
+    chi_square = float(ranked.score[0] - prior)
     parameters = ude.parameters.physical(chosen.theta[:, : ude.n_free])[0].tolist()
     if not np.isfinite(chi_square):
         status, message = "diverged", "no start could be re-solved over the whole series"
@@ -512,13 +549,16 @@ def _result(
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
-    collocation = DirectCollocation().build(ude, rows, steps=1)
-    found, problem = numerically(lambda: collocation.covariance(collocation.start(chosen))[0].cpu().numpy())
+    collocation = DirectCollocation().build(_with_prior(ude, ranked.prior[:1]), rows, steps=1)
+    information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
-    covariance = np.full((size, size), np.inf) if found is None else found
-    if problem:
-        record.notes.append(f"no covariance could be computed ({problem})")
-    notes = record.notes + _undetermined(system, ude, chosen, covariance)
+    covariance = np.full((size, size), np.inf)
+    notes = list(record.notes)
+    if information is None:
+        notes.append(f"no covariance could be computed ({problem})")
+    else:
+        covariance = information.covariance()[0].cpu().numpy()
+        notes += _undetermined(system, ude, chosen, covariance, information.fisher()[0].cpu().numpy())
     networks, begin = {}, ude.n_free
     for hole, shape in zip(system.missing, ude.filling.shapes, strict=True):
         end = begin + shape.n_weights
@@ -551,22 +591,47 @@ def _result(
     )
 
 
-def _undetermined(system: System, ude: UDE, state: FitState, covariance: np.ndarray) -> list[str]:
-    """Name the parameters that the network can stand in for."""
+def _undetermined(
+    system: System,
+    ude: UDE[ResidualNetworks],
+    state: FitState,
+    covariance: np.ndarray,
+    fisher: np.ndarray,
+) -> list[str]:
+    """Name the parameters that data do not determine, and the hole whose network can take their place.
+
+    That is the hole without whose freedom the parameter would be best known: with its weights held, the standard
+    deviation falls most (a Schur complement of the Fisher matrix).
+    """
     coordinates = state.theta[:, : ude.n_free]
     slopes = ude.parameters.slope(coordinates)[0].cpu().numpy()
     values = ude.parameters.physical(coordinates)[0].cpu().numpy()[ude.parameters.free_positions]
     notes = []
-    for parameter, value, slope, variance in zip(
-        system.free_parameters, values, slopes, np.diag(covariance), strict=False
+    for number, (parameter, value, slope) in enumerate(
+        zip(system.free_parameters, values, slopes, strict=True)
     ):
-        sd = abs(slope) * np.sqrt(variance) if np.isfinite(variance) else np.inf
-        if not sd < 0.2 * abs(value):
-            notes.append(
-                f"{parameter.name} is hardly determined beside the network, which can take its place "
-                f"({value:.3g} with standard deviation {sd:.2g}); its value comes from the refitted law"
-            )
+        sd = abs(slope) * np.sqrt(covariance[number, number])
+        if sd < IDENTIFIED * abs(value):
+            continue
+        held, begin = [], ude.n_free
+        for shape in ude.filling.shapes:
+            weights = np.arange(begin, begin + shape.n_weights)
+            held.append(_variance_without(fisher, number, weights))
+            begin += shape.n_weights
+        hole = system.missing_names[int(np.argmin(held))]
+        notes.append(
+            f"{parameter.name} is not identifiable beside hole {hole}: the data leave it a standard deviation of "
+            f"{sd:.2g} at {value:.3g}, the network can take its place; its value comes from the refitted law"
+        )
     return notes
+
+
+def _variance_without(fisher: np.ndarray, number: int, held: np.ndarray) -> float:
+    """Return the variance of one unknown if some others were known."""
+    free = np.setdiff1d(np.arange(len(fisher)), [number, *held])
+    cross = fisher[free, number]
+    rest = np.linalg.lstsq(fisher[np.ix_(free, free)], cross, rcond=1e-12)[0]
+    return 1.0 / max(float(fisher[number, number] - cross @ rest), 1e-300)
 
 
 def trained_ude(system: System, trained: TrainingResult) -> tuple[UDE[ResidualNetworks], torch.Tensor]:

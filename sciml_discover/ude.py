@@ -7,12 +7,12 @@ of the filling.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.holes import AbstractFilling
+from sciml_discover.holes import AbstractFilling, Field
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from sciml_discover.system import System
 else:
     torch = lazy_import("torch")
+
+
+FACTOR = 3.0
+"""Starts search free parameters without bounds from the stated value divided by this to the value times this."""
 
 
 class ParameterMap:
@@ -57,6 +61,26 @@ class ParameterMap:
         value = torch.where(self._both & (value >= self._high), inside, value)
         return self.coordinates(value[None]).expand(batch, self.n_free).clone()
 
+    def spread(self, batch: int, seed: int) -> torch.Tensor:
+        """Return coordinates all over the range of every free parameter, shape ``(batch, n_free)``.
+
+        The first are the stated values. The others are Sobol points (Sobol 1967, doi:10.1016/0041-5553(67)90144-9):
+        evenly within the bounds, or within a factor of `FACTOR` of the stated value where there are none.
+        """
+        start = self.initial(batch)
+        if batch == 1 or not self.n_free:
+            return start
+        from scipy.stats import qmc
+
+        sobol = qmc.Sobol(self.n_free, scramble=True, rng=np.random.default_rng(seed))
+        points = sobol.random_base2((batch - 2).bit_length())[: batch - 1]
+        unit = torch.as_tensor(points, dtype=start.dtype, device=start.device)
+        inside = self._base + self._width * unit.clamp(1e-3, 1.0 - 1e-3)
+        near = torch.sign(start[:1]) * FACTOR ** (2.0 * unit - 1.0) * start[:1].abs()
+        anywhere = torch.where(start[:1] == 0.0, 2.0 * unit - 1.0, near)
+        start[1:] = torch.where(self._both, self.coordinates(inside), anywhere)
+        return start
+
     def coordinates(self, value: torch.Tensor) -> torch.Tensor:
         """Return the coordinates of values of the free parameters, shape ``(B, n_free)``."""
         # Only rounding is kept away from the bounds: a fitted value close to one must come back as it is.
@@ -84,6 +108,38 @@ class ParameterMap:
         return list(self._free)
 
 
+class Dynamics(Protocol):
+    """What an objective asks of an equation: see `UDE`, which is one."""
+
+    def rhs(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the time derivative at ``P`` points, shape ``(B, P, states)``."""
+        ...
+
+    def linearize(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the time derivative and its derivatives by state and by ``theta``."""
+        ...
+
+    def prior_precision(self, batch: int) -> torch.Tensor:
+        """Return the precision of the prior of ``theta`` around zero, shape ``(batch, n_theta)``."""
+        ...
+
+    def take(self, index: torch.Tensor) -> Dynamics:
+        """Return the equation of the chosen members of the batch only."""
+        ...
+
+
 Filling = TypeVar("Filling", bound=AbstractFilling)
 
 
@@ -94,9 +150,17 @@ class UDE(Generic[Filling]):
         system: the known physics.
         filling: what stands in its holes.
         device: where the tensors live.
+        parameter_prior: strength of the Gaussian prior on the coordinates of free parameters.
     """
 
-    def __init__(self, system: System, filling: Filling, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        system: System,
+        filling: Filling,
+        device: torch.device | str = "cpu",
+        parameter_prior: float = 0.0,
+    ) -> None:
+        self.parameter_prior = parameter_prior
         self.system = system
         self.filling = filling
         self.device = device
@@ -111,7 +175,8 @@ class UDE(Generic[Filling]):
 
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the precision of the prior of ``theta`` around zero, shape ``(batch, n_theta)``."""
-        free = torch.zeros(batch, self.n_free, dtype=torch.float64, device=self.device)
+        strength = self.parameter_prior**2
+        free = torch.full((batch, self.n_free), strength, dtype=torch.float64, device=self.device)
         return torch.cat([free, self.filling.prior_precision(batch)], dim=1)
 
     def rhs(
@@ -129,10 +194,19 @@ class UDE(Generic[Filling]):
             theta: shape ``(B, n_theta)``.
             controls: shape ``(P, controls)``; None for a system without controls.
         """
+        return self.at(theta)(time, state, controls)
+
+    def at(self, theta: torch.Tensor) -> Field:
+        """Return `rhs` for one ``theta``, for whoever evaluates it many times."""
         coordinates, weights = self.split(theta)
-        holes = self.filling.value(weights, time, state, controls)
+        filled = self.filling.at(weights)
         parameters = self.parameters.physical(coordinates)[:, None, :]
-        return self.functions.rhs(time, state, parameters, holes, controls)
+
+        def field(time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None) -> torch.Tensor:
+            holes = filled(time, state, controls)
+            return self.functions.rhs(time, state, parameters, holes, controls)
+
+        return field
 
     def linearize(
         self,
@@ -153,6 +227,10 @@ class UDE(Generic[Filling]):
             f_w = torch.cat([f_p[..., self.parameters.free_positions] * slope, f_w], dim=-1)
         return value, f_x, f_w
 
+    def with_filling(self, filling: Filling) -> UDE[Filling]:
+        """Return the equation with something else in its holes."""
+        return UDE(self.system, filling, self.device, self.parameter_prior)
+
     def take(self, index: torch.Tensor) -> UDE:
         """Return the equation of the chosen members of the batch only."""
-        return UDE(self.system, self.filling.take(index), self.device)
+        return UDE(self.system, self.filling.take(index), self.device, self.parameter_prior)

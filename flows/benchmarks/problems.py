@@ -111,6 +111,11 @@ def estimated_noise(dataset: Dataset) -> Noise:
     return measure_noise(dataset, NoiseOptions())
 
 
+def stated_noise(dataset: Dataset, relative: float) -> Noise:
+    """Return noise whose sd is a fraction of each observable's mean size, as somebody who knows it would give it."""
+    return measure_noise(dataset, NoiseOptions(relative=relative))
+
+
 def noise_per_value(dataset: Dataset, level: float, floor: float) -> Noise:
     """Return noise whose sd is a fraction of each value, but at least a fraction of the observable's sd."""
     return measure_noise(dataset, NoiseOptions(value=level, floor=floor))
@@ -143,10 +148,10 @@ def lotka_volterra() -> TrainingProblem:
 def scenario_2() -> TrainingProblem:
     """Return the second scenario of Rackauckas et al. 2020 (arXiv:2001.04385): a predator rarely seen.
 
-    The death rate of the predator is learnt beside the networks, from a start value of 1.
+    The death rate of the predator is learnt beside the networks, between 0 and 5 from a start value of 1.
     """
     return TrainingProblem(
-        system=_lotka_volterra(1.0),
+        system=_lotka_volterra({"value": 1.0, "bounds": (0.0, 5.0)}),
         laws={"predation": "0.9*x*y", "growth": "0.8*x*y"},
         initial=np.array([0.44249296, 4.6280594]),
         times=np.linspace(0.0, 6.0, 61),

@@ -5,6 +5,8 @@ the normal matrix is block-tridiagonal in the nodes with a border for ``theta`` 
 equality, it is condensed to an arrow (`condense`, `ArrowNormal`); without nodes it is dense (`DenseNormal`).
 """
 
+from __future__ import annotations
+
 from sciml_discover.linear_algebra.arrow import ArrowNormal, Nodes, condense
 from sciml_discover.linear_algebra.dense import DenseNormal
 from sciml_discover.linear_algebra.tridiagonal import TridiagonalNormal

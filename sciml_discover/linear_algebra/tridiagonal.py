@@ -59,6 +59,10 @@ class TridiagonalNormal:
         nodes = _substitute(reduced, shared_step)
         return nodes, shared_step, self._predicted_change(nodes, shared_step)
 
+    def marginal_precision(self) -> torch.Tensor:
+        """Return the precision of ``theta`` once the nodes are integrated out, shape ``(B, q, q)``."""
+        return self._schur(_eliminate(self.diagonal, self.upper, self._right()))[0]
+
     def arrow(self) -> ArrowNormal:
         """Return the normal equations that are left once all nodes but the first of each trajectory are eliminated."""
         reduced = _eliminate(self.diagonal, self.upper, self._right())
