@@ -54,9 +54,9 @@ def stages_of(preset: Preset) -> tuple[TrainStage, ...]:
         return (
             TrainStage(
                 objective=MultipleShooting(segment_length="all"),
-                optimizer=Adam(iterations=200, learning_rate=0.03),
+                optimizer=Adam(iterations=100, learning_rate=0.03),
             ),
-            TrainStage(objective=MultipleShooting(segment_length="all"), optimizer=Lbfgs(iterations=200)),
+            TrainStage(objective=MultipleShooting(segment_length="all"), optimizer=Lbfgs(iterations=100)),
         )
     if preset == "multiple_shooting":
         matching = TrainStage(objective=DerivativeMatching(), optimizer=Lbfgs(iterations=150))
