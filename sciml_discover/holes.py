@@ -223,8 +223,12 @@ class ResidualNetworks(AbstractFilling):
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the squared prior strength for every weight."""
         if isinstance(self.prior, torch.Tensor):
-            counts = torch.tensor([shape.n_weights for shape in self.shapes], device=self.prior.device)
-            return self.prior.square().repeat_interleave(counts, dim=1)
+            squares = self.prior.square().unbind(1)
+            blocks = [
+                square[:, None].expand(-1, shape.n_weights)
+                for square, shape in zip(squares, self.shapes, strict=True)
+            ]
+            return torch.cat(blocks, dim=1)
         return torch.full((batch, self.n_weights), self.prior**2, dtype=torch.float64, device=self._device)
 
     def priors(self, batch: int) -> torch.Tensor:
