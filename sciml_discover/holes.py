@@ -7,8 +7,9 @@ candidate laws. The leading axis ``B`` counts starts of a training or candidates
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy_import("torch")
+
+
+Field = Callable[["torch.Tensor", "torch.Tensor", "torch.Tensor | None"], "torch.Tensor"]
+"""A function of times ``(P,)``, states ``(B, P, states)`` and controls ``(P, controls)`` or None."""
 
 
 class AbstractFilling(ABC):
@@ -44,6 +49,10 @@ class AbstractFilling(ABC):
             state: shape ``(B, P, states)``.
             controls: shape broadcastable to ``(B, P, controls)``; None for a system without controls.
         """
+
+    def at(self, weights: torch.Tensor) -> Field:
+        """Return `value` for some weights, for whoever evaluates it many times."""
+        return lambda time, state, controls: self.value(weights, time, state, controls)
 
     @abstractmethod
     def linearize(
@@ -112,12 +121,12 @@ class NetworkShape:
     scale: np.ndarray
     output_scale: float
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Widths of all layers, input and output included."""
         return (len(self.inputs), *self.hidden, 1)
 
-    @property
+    @cached_property
     def n_weights(self) -> int:
         """Number of weights and biases."""
         return sum(
@@ -130,10 +139,19 @@ class ResidualNetworks(AbstractFilling):
 
     Derivatives by inputs and weights are written out (one backward sweep per layer), because the variational
     equations need them for every point and every start at once.
+
+    Args:
+        shapes: of each hole's network.
+        prior: strength of the Gaussian prior on the weights, one over their standard deviation: a number for all, or
+            one for each member and hole, shape ``(B, holes)``.
+        device: where the tensors live.
     """
 
     def __init__(
-        self, shapes: Sequence[NetworkShape], prior: float, device: torch.device | str = "cpu"
+        self,
+        shapes: Sequence[NetworkShape],
+        prior: float | torch.Tensor,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.shapes = tuple(shapes)
         self.prior = prior
@@ -166,16 +184,26 @@ class ResidualNetworks(AbstractFilling):
         controls: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the networks' outputs, shape ``(B, P, holes)``."""
-        outputs, begin = [], 0
-        for number, shape in enumerate(self.shapes):
-            layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
+        return self.at(weights)(time, state, controls)
+
+    def at(self, weights: torch.Tensor) -> Field:
+        """Return `value` for some weights, which are cut into layers once."""
+        networks, begin = [], 0
+        for shape in self.shapes:
+            networks.append(self._layers(shape, weights[:, begin : begin + shape.n_weights]))
             begin += shape.n_weights
-            signal = self._inputs(number, time, state, controls)
-            for matrix, bias in layers[:-1]:
-                signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
-            matrix, bias = layers[-1]
-            outputs.append(shape.output_scale * torch.baddbmm(bias, signal, matrix))
-        return torch.cat(outputs, dim=-1)
+
+        def value(time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None) -> torch.Tensor:
+            outputs = []
+            for number, layers in enumerate(networks):
+                signal = self._inputs(number, time, state, controls)
+                for matrix, bias in layers[:-1]:
+                    signal = torch.tanh(torch.baddbmm(bias, signal, matrix))
+                matrix, bias = layers[-1]
+                outputs.append(self.shapes[number].output_scale * torch.baddbmm(bias, signal, matrix))
+            return torch.cat(outputs, dim=-1)
+
+        return value
 
     def linearize(
         self,
@@ -295,11 +323,24 @@ class ResidualNetworks(AbstractFilling):
 
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the squared prior strength for every weight."""
+        if isinstance(self.prior, torch.Tensor):
+            counts = torch.tensor([shape.n_weights for shape in self.shapes], device=self.prior.device)
+            return self.prior.square().repeat_interleave(counts, dim=1)
         return torch.full((batch, self.n_weights), self.prior**2, dtype=torch.float64, device=self._device)
 
-    def take(self, index: torch.Tensor) -> ResidualNetworks:  # noqa: ARG002 - all starts share one shape
-        """Return itself: the weights carry all that differs between starts."""
-        return self
+    def priors(self, batch: int) -> torch.Tensor:
+        """Return the strength of the prior of each member and hole, shape ``(batch, holes)``."""
+        if isinstance(self.prior, torch.Tensor):
+            return self.prior
+        return torch.full((batch, len(self.shapes)), self.prior, dtype=torch.float64, device=self._device)
+
+    def with_prior(self, prior: torch.Tensor) -> ResidualNetworks:
+        """Return the same networks with other priors, one for each member and hole, shape ``(B, holes)``."""
+        return ResidualNetworks(self.shapes, prior, self._device)
+
+    def take(self, index: torch.Tensor) -> ResidualNetworks:
+        """Return the networks of the chosen members: the weights carry all that differs but the priors."""
+        return self.with_prior(self.prior[index]) if isinstance(self.prior, torch.Tensor) else self
 
     def _inputs(
         self, number: int, time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None

@@ -28,6 +28,9 @@ PER_INTERVAL = 4
 MOST_SAMPLES = 400
 """Most samples per trajectory."""
 
+ALIKE = 10.0
+"""Starts whose chi-square with prior is at most this much larger than the best one's fit about as well."""
+
 
 @dataclass(frozen=True)
 class HoleSamples:
@@ -40,6 +43,7 @@ class HoleSamples:
         times: shape ``(samples,)``.
         points: values of the inputs, shape ``(samples, inputs)``.
         values: what the network says, shape ``(samples,)``.
+        sd: standard deviation of what the network says, shape ``(samples,)``; infinite where nothing determines it.
         weights: how much each sample counts in regression, shape ``(samples,)``.
     """
 
@@ -49,6 +53,7 @@ class HoleSamples:
     times: np.ndarray
     points: np.ndarray
     values: np.ndarray
+    sd: np.ndarray
     weights: np.ndarray
 
 
@@ -67,6 +72,52 @@ def dense_times(times: np.ndarray) -> np.ndarray:
     return np.append(inner, times[-1])
 
 
+@dataclass(frozen=True)
+class LearntTerms:
+    """What the networks say at some points, and how sure that is; both of shape ``(points, holes)``."""
+
+    values: np.ndarray
+    sd: np.ndarray
+
+
+def learnt_terms(
+    system: System,
+    trained: TrainingResult,
+    times: np.ndarray,
+    states: np.ndarray,
+    controls: np.ndarray | None = None,
+) -> LearntTerms:
+    """Return every learnt missing term at some points, with its standard deviation.
+
+    The variance is that of the Laplace posterior of the weights (linearised, prior included; free parameters and
+    initial states integrated out) plus the spread of those surviving starts that fit about as well as the best. Each
+    alone can mislead: starts may be unanimous and wrong, a posterior knows one optimum only.
+
+    Args:
+        system: the known physics with its holes.
+        trained: what was learnt.
+        times: shape ``(points,)``.
+        states: shape ``(points, states)``.
+        controls: shape ``(points, controls)``; None for a system without controls.
+    """
+    ude, theta = trained_ude(system, trained)
+    at = (torch.as_tensor(times)[None], torch.as_tensor(states)[None])
+    inputs = None if controls is None else torch.as_tensor(controls)[None]
+    with torch.no_grad():
+        values, _, by_weights = ude.filling.linearize(theta[:, ude.n_free :], *at, inputs)
+        alike = trained.survivors.score <= trained.survivors.score[0] + ALIKE
+        others = torch.as_tensor(trained.survivors.theta[alike][:, ude.n_free :])
+        several = (at[0], at[1].expand(len(others), -1, -1))
+        said = ude.filling.value(others, *several, inputs).numpy()
+    learnt, slopes = values[0].numpy(), by_weights[0].numpy()
+    covariance = trained.covariance[ude.n_free : ude.n_theta, ude.n_free : ude.n_theta]
+    if np.isfinite(covariance).all():
+        variance = np.maximum(np.einsum("phi,ij,phj->ph", slopes, covariance, slopes), 0.0)
+    else:
+        variance = np.full_like(learnt, np.inf)
+    return LearntTerms(learnt, np.sqrt(variance + np.mean((said - learnt) ** 2, axis=0)))
+
+
 @single_threaded
 def sample_residual(
     system: System,
@@ -77,8 +128,8 @@ def sample_residual(
 ) -> ResidualSamples:
     """Sample the network of every hole along the re-solved training trajectories.
 
-    A sample weighs as much as the data determine it: one over the network's posterior variance there (linearised,
-    prior included) plus one per cent of the term's typical size squared, scaled to a mean of one.
+    A sample weighs as much as the data determine it: one over the variance of `learnt_terms` plus one per cent of the
+    term's typical size squared, scaled to a mean of one.
 
     Raises:
         SolveError: the trained equation cannot be re-solved over any training trajectory.
@@ -99,23 +150,14 @@ def sample_residual(
     controls = np.concatenate(inputs) if inputs else None
     if len(time) < 2:
         raise SolveError("the trained equation runs away at once on every training trajectory")
-    weights = theta[:, ude.n_free :]
-    with torch.no_grad():
-        values, _, by_weights = ude.filling.linearize(
-            weights,
-            torch.as_tensor(time)[None],
-            torch.as_tensor(state)[None],
-            None if controls is None else torch.as_tensor(controls)[None],
-        )
-    n_theta = theta.shape[1]
-    covariance = np.nan_to_num(trained.covariance[ude.n_free : n_theta, ude.n_free : n_theta], posinf=1e6)
-    slopes = by_weights[0].numpy()
+    learnt = learnt_terms(system, trained, time, state, controls)
     columns = np.column_stack([state, time] if controls is None else [state, time, controls])
     holes = []
     for number, hole in enumerate(system.missing):
-        variance = np.einsum("pi,ij,pj->p", slopes[:, number], covariance, slopes[:, number])
-        learnt = values[0, :, number].numpy()
-        precision = 1.0 / (np.maximum(variance, 0.0) + 0.01 * np.mean(learnt**2) + 1e-300)
+        values, sd = learnt.values[:, number], learnt.sd[:, number]
+        precision = 1.0 / (sd**2 + 0.01 * np.mean(values**2) + 1e-300)
+        if not precision.any():
+            precision = np.ones_like(sd)
         holes.append(
             HoleSamples(
                 hole=hole.name,
@@ -123,7 +165,8 @@ def sample_residual(
                 trajectory=tuple(names),
                 times=time,
                 points=columns[:, list(system.hole_inputs[number])],
-                values=learnt,
+                values=values,
+                sd=sd,
                 weights=precision / precision.mean(),
             )
         )

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import pydantic
@@ -18,7 +18,7 @@ from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, DirectCollocation, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
-from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
+from sciml_discover.optimizers import GaussNewton, OptimizerOptions
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 from sciml_discover.optimizers.driver import Position, begin, next_round
 from sciml_discover.solve import choose_steps, resolve_rows
@@ -59,8 +59,9 @@ class NetworkOptions(Options):
 
     hidden: tuple[pydantic.PositiveInt, ...] = (5, 5)
     """Widths of the hidden layers."""
-    prior: pydantic.PositiveFloat = 0.3
-    """Strength of the Gaussian prior on the weights: one over their standard deviation."""
+    prior: pydantic.PositiveFloat = 1.0
+    """Strength of the Gaussian prior on the weights: one over their standard deviation; where it begins, for objectives
+    that follow its evidence."""
 
 
 class TrainOptions(Options):
@@ -72,8 +73,8 @@ class TrainOptions(Options):
     """The schedule: objectives and optimizers in the order in which they run."""
     starts: int = pydantic.Field(default=4, ge=1, le=256)
     """Networks trained side by side from different initial weights; the best is kept."""
-    keep: float = pydantic.Field(default=1.0, gt=0.0, le=1.0)
-    """Fraction of the starts that go on after each round of a second-order method; the weakest leave."""
+    keep: float = pydantic.Field(default=0.5, gt=0.0, le=1.0)
+    """Fraction of the starts that go on after each round of a second-order method, two at least; the weakest leave."""
     network: NetworkOptions = NetworkOptions()
     """The network in each hole."""
 
@@ -87,9 +88,7 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
     collocation = TrainStage(
         objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )
-    matching = TrainStage(
-        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
-    )
+    matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5))
     return (matching, collocation)
 
 
@@ -140,16 +139,24 @@ class Batch:
         fit: where each stands.
         score: chi-square of the re-solved trajectories plus the prior, shape ``(B,)``; infinite where unsolved.
         converged: whether the stage that brought each there converged, shape ``(B,)``.
+        prior: strength of the prior on the weights of each network, shape ``(B, holes)``.
     """
 
     number: torch.Tensor
     fit: FitState
     score: torch.Tensor
     converged: torch.Tensor
+    prior: torch.Tensor
 
     def take(self, index: torch.Tensor) -> Batch:
         """Return the chosen members."""
-        return Batch(self.number[index], self.fit.take(index), self.score[index], self.converged[index])
+        return Batch(
+            self.number[index],
+            self.fit.take(index),
+            self.score[index],
+            self.converged[index],
+            self.prior[index],
+        )
 
 
 @dataclass(frozen=True)
@@ -170,12 +177,14 @@ class Outcome:
         fit: where each stands now.
         score: as in `Batch`, now.
         converged: whether each converged.
+        prior: as in `Batch`, now.
     """
 
     batch: Batch
     fit: FitState
     score: torch.Tensor
     converged: torch.Tensor
+    prior: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -202,12 +211,12 @@ def ways(stage: TrainStage) -> tuple[Way, ...]:
     cautious = objective.backed_off()
     if cautious is not None:
         before, after = objective.model_dump(), cautious.model_dump()
-        if cautious.kind != objective.kind:
-            after = {"kind": cautious.kind}
+        if after["kind"] != before["kind"]:
+            after = {"kind": after["kind"]}
         changes = [
             f"{key} {after[key]} instead of {before[key]}" for key in after if after[key] != before[key]
         ]
-        objective = cautious
+        objective = cast("ObjectiveOptions", cautious)
         found.append(Way(f"{name}, backed off", objective, 1, ", ".join(changes)))
     if objective.solves:
         found.append(Way(f"{name}, backed off", objective, 2, "twice the integration steps"))
@@ -258,7 +267,10 @@ def train(
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
     nothing_yet = torch.full((options.starts,), torch.inf, dtype=torch.float64, device=device)
-    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled))
+    prior = torch.full(
+        (options.starts, len(system.missing)), options.network.prior, dtype=torch.float64, device=device
+    )
+    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled, prior))
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
     batch = _Loop(ude, rows, tuple(stages), options.keep, record, files).run(begin)
@@ -322,7 +334,7 @@ class _Loop:
 
     def __init__(
         self,
-        ude: UDE,
+        ude: UDE[ResidualNetworks],
         rows: Rows,
         stages: tuple[TrainStage, ...],
         keep: float,
@@ -374,7 +386,7 @@ class _Loop:
         """Minimise the stage's objective in one way."""
         batch = standing.batch
         steps = saved.notes["steps"] if saved else self._steps(way, batch.fit)
-        objective = way.objective.build(self._ude, self._rows, steps)
+        objective = way.objective.build(_with_prior(self._ude, batch.prior), self._rows, steps)
         if saved is None:
             position = begin(optimizer, objective, objective.start(batch.fit))
         else:
@@ -398,7 +410,10 @@ class _Loop:
             if self._files.due:
                 self._save(replace(standing, batch=batch), position, steps)
         fit = position.objective.finish(position.state.unknowns)
-        return Outcome(batch, fit, _scores(self._ude, self._rows, fit), position.state.converged)
+        scores = _scores(self._ude, self._rows, fit)
+        chosen = position.objective.prior
+        prior = batch.prior if chosen is None else chosen
+        return Outcome(batch, fit, scores, position.state.converged, prior)
 
     def _steps(self, way: Way, fit: FitState) -> int:
         """Return the Runge-Kutta steps per interval, where the objective takes any."""
@@ -425,11 +440,13 @@ class _Loop:
             fit,
             torch.where(better, reached, batch.score),
             torch.where(better, outcome.converged, batch.converged),
+            torch.where(better[:, None], outcome.prior, batch.prior),
         )
 
     def _strongest(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Return the positions of the starts that go on, those of the lowest values, in their order."""
-        count = math.ceil(self._keep * len(values))
+        # Two at least, where there are two: what they disagree on is uncertain.
+        count = max(math.ceil(self._keep * len(values)), min(2, len(values)))
         if count < len(values):
             self._record.event(
                 name, f"{len(values) - count} of {len(values)} starts were dropped as the weakest"
@@ -508,6 +525,11 @@ def _iterations(stages: Sequence[TrainStage], ude: UDE, rows: Rows) -> int:
     )
 
 
+def _with_prior(ude: UDE[ResidualNetworks], prior: torch.Tensor) -> UDE[ResidualNetworks]:
+    """Return the equation with the priors of a batch."""
+    return ude.with_filling(ude.filling.with_prior(prior))
+
+
 def _scores(ude: UDE, rows: Rows, state: FitState) -> torch.Tensor:
     """Return chi-square of the re-solved trajectories plus the prior, infinite where nothing can be solved."""
     chi_square = rows.residual(resolve_rows(ude, rows, state)).square().sum((1, 2, 3))
@@ -527,7 +549,8 @@ def _result(
     ranked = batch.take(order)
     chosen = ranked.fit.take(torch.tensor([0], device=order.device))
     initial = chosen.states[:, :, 0]
-    chi_square = float(rows.residual(resolve_rows(ude, rows, chosen)).square().sum())
+    prior = (ude.prior_precision(1) * chosen.theta.square()).sum()
+    chi_square = float(ranked.score[0] - prior)
     parameters = ude.parameters.physical(chosen.theta[:, : ude.n_free])[0].tolist()
     if not np.isfinite(chi_square):
         status, message = "diverged", "no start could be re-solved over the whole series"
@@ -535,7 +558,7 @@ def _result(
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
-    collocation = DirectCollocation().build(ude, rows, steps=1)
+    collocation = DirectCollocation().build(_with_prior(ude, ranked.prior[:1]), rows, steps=1)
     information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
     covariance = np.full((size, size), np.inf)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.holes import AbstractFilling
+from sciml_discover.holes import AbstractFilling, Field
 from sciml_discover.linear_algebra import OuterProducts
 
 if TYPE_CHECKING:
@@ -219,10 +219,19 @@ class UDE(Generic[Filling]):
             theta: shape ``(B, n_theta)``.
             controls: shape ``(P, controls)``; None for a system without controls.
         """
+        return self.at(theta)(time, state, controls)
+
+    def at(self, theta: torch.Tensor) -> Field:
+        """Return `rhs` for one ``theta``, for whoever evaluates it many times."""
         coordinates, weights = self.split(theta)
-        holes = self.filling.value(weights, time, state, controls)
+        filled = self.filling.at(weights)
         parameters = self.parameters.physical(coordinates)[:, None, :]
-        return self.functions.rhs(time, state, parameters, holes, controls)
+
+        def field(time: torch.Tensor, state: torch.Tensor, controls: torch.Tensor | None) -> torch.Tensor:
+            holes = filled(time, state, controls)
+            return self.functions.rhs(time, state, parameters, holes, controls)
+
+        return field
 
     def linearize(
         self,
@@ -282,6 +291,10 @@ class UDE(Generic[Filling]):
     def factors(self) -> int:
         """Numbers that `products` holds for each point."""
         return self.filling.factors
+
+    def with_filling(self, filling: Filling) -> UDE[Filling]:
+        """Return the equation with something else in its holes."""
+        return UDE(self.system, filling, self.device, self.parameter_prior)
 
     def take(self, index: torch.Tensor) -> UDE:
         """Return the equation of the chosen members of the batch only."""

@@ -168,6 +168,7 @@ def _samples() -> ResidualSamples:
             times=DENSE,
             points=states,
             values=coefficient * product * wiggle,
+            sd=0.02 * coefficient * product,
             weights=np.ones(len(DENSE)),
         )
 

@@ -84,7 +84,14 @@ def samples(*names: str) -> ResidualSamples:
     return ResidualSamples(
         tuple(
             HoleSamples(
-                name, ("x", "y"), ("a",) * 60, np.arange(60.0), points, points.prod(axis=1), np.ones(60)
+                name,
+                ("x", "y"),
+                ("a",) * 60,
+                np.arange(60.0),
+                points,
+                points.prod(axis=1),
+                np.full(60, 0.1),
+                np.ones(60),
             )
             for name in names
         )
@@ -119,6 +126,7 @@ def test_every_hole_has_the_library_of_its_own_inputs() -> None:
             np.arange(40.0),
             rng.uniform(0.1, 2, (40, 2)),
             np.arange(40.0),
+            np.full(40, 0.1),
             np.ones(40),
         )
         for hole in EXCHANGE.system.missing

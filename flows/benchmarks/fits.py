@@ -64,9 +64,7 @@ def scenario_2(seed: int, preset: str, _: Mapping[str, str]) -> Measurement:
     options = TrainOptions.model_validate({"preset": preset})
     dataset = problems.one_trajectory(problem, values)
     # Six values do not say how noisy they are: the fit is told.
-    return _fit(
-        problem, dataset, lambda rows: problems.stated_noise(rows, 0.005), options, seed, judge
-    )
+    return _fit(problem, dataset, lambda rows: problems.stated_noise(rows, 0.005), options, seed, judge)
 
 
 def lorenz(seed: int, preset: str, _: Mapping[str, str]) -> Measurement:

@@ -8,11 +8,12 @@ import numpy as np
 
 from flows.benchmarks.problems import TrainingProblem
 from flows.benchmarks.solving import Solution, solve_ode, trained_functions
+from sciml_discover import residual_samples
 from sciml_discover.errors import SolveError
 from sciml_discover.readers import PreparedData
 from sciml_discover.residual_samples import sample_residual
 from sciml_discover.system import System
-from sciml_discover.training import TrainingResult, trained_ude
+from sciml_discover.training import TrainingResult
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class LearntTerms:
 
     Attributes:
         values: shape ``(points, holes)``.
-        sd: of the posterior, linearised through the networks, same shape.
+        sd: of the posterior and of the spread of starts, same shape.
         truth: what belongs there, same shape.
     """
 
@@ -51,27 +52,16 @@ def learnt_error_where_it_should_be(problem: TrainingProblem, trained: TrainingR
 def learnt_terms(problem: TrainingProblem, trained: TrainingResult, times: np.ndarray) -> LearntTerms:
     """Return the learnt terms at the true states of some times.
 
-    The standard deviation is that of the Laplace posterior, free parameters and initial states
-    integrated out.
+    An infinite standard deviation stays infinite: such a band is no answer, and counts as none.
     """
-    import torch
-
     states = problem.states(times)
-    ude, theta = trained_ude(problem.system, trained)
-    with torch.no_grad():
-        values, _, slopes = ude.filling.linearize(
-            theta[:, ude.n_free :], torch.as_tensor(times)[None], torch.as_tensor(states)[None]
-        )
-    weights = slice(ude.n_free, ude.n_theta)
-    covariance = np.nan_to_num(trained.covariance[weights, weights], posinf=1e6)
-    slope = slopes[0].numpy()
-    variance = np.einsum("phi,ij,phj->ph", slope, covariance, slope)
+    learnt = residual_samples.learnt_terms(problem.system, trained, times, states)
     columns = np.column_stack([states, times])
     truth = [
         problem.law(hole.name, columns[:, list(inputs)])
         for hole, inputs in zip(problem.system.missing, problem.system.hole_inputs, strict=True)
     ]
-    return LearntTerms(values[0].numpy(), np.sqrt(np.maximum(variance, 0.0)), np.column_stack(truth))
+    return LearntTerms(learnt.values, learnt.sd, np.column_stack(truth))
 
 
 def band_figures(terms: LearntTerms) -> dict[str, float]:

@@ -14,6 +14,7 @@ else:
 
 
 def damped(matrix: torch.Tensor, damping: torch.Tensor) -> torch.Tensor:
+    """Return matrices with a damping relative to their diagonals added (Marquardt 1963, doi:10.1137/0111030)."""
     if not matrix.shape[-1]:
         return matrix
     scale = damping_scale(matrix.diagonal(dim1=-2, dim2=-1))

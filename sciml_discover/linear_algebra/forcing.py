@@ -52,6 +52,12 @@ class Forcing:
         return self.by_parameters.shape[:4]
 
     @property
+    def points(self) -> int:
+        """Number of points at which the holes are evaluated."""
+        _, count, intervals, _ = self.shape
+        return count * intervals * self.by_holes.shape[4]
+
+    @property
     def columns(self) -> int:
         """Number of unknowns of the equation."""
         return self.by_parameters.shape[-1] + sum(self.widths)

@@ -56,6 +56,10 @@ class TridiagonalNormal:
         nodes = -substitute(reduced, solve_root(reduced), both[..., None])[..., 0]
         return nodes, shared_step, self._predicted_change(nodes, shared_step)
 
+    def marginal_precision(self) -> torch.Tensor:
+        """Return the precision of ``theta`` once the nodes are integrated out, shape ``(B, q, q)``."""
+        return self._schur(eliminate(self.diagonal, self.upper, self._right()))[0]
+
     def arrow(self) -> ArrowNormal:
         """Return the normal equations that are left once all nodes but the first of each trajectory are eliminated."""
         reduced = eliminate(self.diagonal, self.upper, self._right())

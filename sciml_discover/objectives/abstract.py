@@ -119,6 +119,11 @@ class AbstractObjective(ABC):
         return None
 
     @property
+    def prior(self) -> torch.Tensor | None:
+        """Strengths of the networks' priors, where this objective has chosen them itself, shape ``(B, holes)``."""
+        return None
+
+    @property
     def memory(self) -> dict[str, torch.Tensor]:
         """What this round carries beyond the options, such as multipliers; see `recall`."""
         return {}

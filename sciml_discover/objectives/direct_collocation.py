@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 import pydantic
 
 from sciml_discover.base import lazy_import
+from sciml_discover.evidence import update_prior
+from sciml_discover.holes import ResidualNetworks
 from sciml_discover.linear_algebra import ArrowNormal, TridiagonalNormal
 from sciml_discover.objectives.abstract import (
     AbstractLinearization,
@@ -59,6 +61,8 @@ class DirectCollocation(AbstractObjectiveOptions):
     """Factor of that weight from round to round."""
     rounds: int = pydantic.Field(default=4, ge=1, le=20)
     """Rounds in which the weight grows."""
+    evidence: bool = True
+    """Whether the strength of the networks' prior follows its evidence from round to round."""
     multiplier_rounds: int = pydantic.Field(default=3, ge=0, le=20)
     """Most rounds after them, in which multipliers close the defects."""
 
@@ -218,16 +222,14 @@ class CollocationObjective(AbstractObjective):
         """Return the objective with a larger weight, or with multipliers; None once the defects are closed."""
         closing = self.closing
         if closing.number + 1 < self.options.rounds:
-            grown = closing.weight * self.options.growth
-            return self._in(Closing(grown, closing.number + 1))
+            grown = Closing(closing.weight * self.options.growth, closing.number + 1)
+            return self._weighed(unknowns)._in(grown) if closing.number > 0 else self._in(grown)
         if closing.number + 1 >= self.options.rounds + self.options.multiplier_rounds:
             return None
         with torch.no_grad():
             nodes, inner, theta = self.split(unknowns)
             stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-            slopes, by_state, _ = self.ude.linearize(
-                self._times, stages.flatten(1, 3), theta, self._inputs
-            )
+            slopes, by_state, _ = self.ude.linearize(self._times, stages.flatten(1, 3), theta, self._inputs)
             error = self._error(self._inverse(by_state), self._defect(nodes, stages, slopes))
         if bool((error.abs().flatten(1).amax(1) < CLOSED).all()):
             return None
@@ -235,26 +237,68 @@ class CollocationObjective(AbstractObjective):
         shift = jump if closing.shift is None else closing.shift + jump
         return self._in(replace(closing, number=closing.number + 1, shift=shift))
 
+    def _weighed(self, unknowns: torch.Tensor) -> CollocationObjective:
+        """Return the objective whose priors have followed their evidence at the end of a round."""
+        trained = self._trained()
+        if not self.options.evidence or trained is None:
+            return self
+        networks, theta = trained.filling, self.split(unknowns)[2]
+        # Free parameters count as known: their own prior says next to nothing.
+        precision = self.linearize(unknowns).normal.marginal_precision()
+        strengths = update_prior(
+            precision[:, trained.n_free :, trained.n_free :],
+            theta[:, trained.n_free :],
+            networks.priors(len(theta)),
+            [shape.n_weights for shape in networks.shapes],
+            self.rows.n_observed,
+        )
+        return self._of(trained.with_filling(networks.with_prior(strengths)))
+
+    def _trained(self) -> UDE[ResidualNetworks] | None:
+        """Return the equation if networks stand in its holes."""
+        networks = isinstance(self.ude, UDE) and isinstance(self.ude.filling, ResidualNetworks)
+        return cast("UDE[ResidualNetworks]", self.ude) if networks else None
+
+    @property
+    def prior(self) -> torch.Tensor | None:
+        """Strengths of the networks' priors, shape ``(B, holes)``; None if there is one for all."""
+        trained = self._trained()
+        prior = None if trained is None else trained.filling.prior
+        return prior if isinstance(prior, torch.Tensor) else None
+
     @property
     def memory(self) -> dict[str, torch.Tensor]:
-        """Weight, number and multipliers of the round."""
+        """Weight, number and multipliers of the round, and the priors that followed their evidence."""
         closing = self.closing
         memory = {
             "weight": torch.tensor(closing.weight, dtype=torch.float64),
             "number": torch.tensor(closing.number),
         }
-        return memory if closing.shift is None else {**memory, "shift": closing.shift}
+        if closing.shift is not None:
+            memory["shift"] = closing.shift
+        if self.prior is not None:
+            memory["prior"] = self.prior
+        return memory
 
     def recall(self, memory: dict[str, torch.Tensor]) -> CollocationObjective:
         """Return exactly the objective that had this ``memory``."""
         shift = memory.get("shift")
         if shift is not None:
             shift = shift.to(self.rows.times.device)
-        return self._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
+        recalled = self
+        trained = self._trained()
+        if "prior" in memory and trained is not None:
+            prior = memory["prior"].to(self.rows.times.device)
+            recalled = self._of(trained.with_filling(trained.filling.with_prior(prior)))
+        return recalled._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
 
     def _in(self, closing: Closing) -> CollocationObjective:
         """Return this objective in another round."""
         return CollocationObjective(self.options, self.ude, self.rows, self.mesh, closing)
+
+    def _of(self, ude: Dynamics) -> CollocationObjective:
+        """Return this objective for another equation."""
+        return CollocationObjective(self.options, ude, self.rows, self.mesh, self.closing)
 
     def take(self, index: torch.Tensor) -> CollocationObjective:
         """Return the objective of the chosen members of the batch."""

@@ -207,7 +207,7 @@ def make_rows(
     per_value = noise.floors is not None
     # Of an expression of several states nobody knows what each of them was.
     seen_as = [column for column, position in enumerate(columns) if position is not None]
-    positions = [columns[column] for column in seen_as]
+    positions = [position for position in columns if position is not None]
     states[:, :, positions], slopes[:, :, positions] = _smooth(
         times,
         values[:, :, seen_as],
@@ -291,7 +291,7 @@ def smooth_again(rows: Rows, smoother: AbstractSmoother) -> Rows:
         item.cpu().numpy() for item in (rows.times, rows.values, rows.weights, rows.lognormal)
     )
     seen = [column for column, position in enumerate(rows.columns) if position is not None]
-    positions = [rows.columns[column] for column in seen]
+    positions = [position for position in rows.columns if position is not None]
     smooth, slope = _smooth(
         times,
         values[:, :, seen],

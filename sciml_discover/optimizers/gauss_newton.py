@@ -137,7 +137,7 @@ class GaussNewton(AbstractOptimizer):
         # What a checkpoint gives back lies in memory like this, and sums depend on that in the last bit.
         current = contiguous(following.choose(accept, current))
         # Nielsen 1999 (IMM-REP-1999-05): a smooth function of how well the model predicted, and doubled rises.
-        factor = (1.0 - (2.0 * ratio - 1.0) ** 3).clamp(0.1, 2.0)
+        factor = (1.0 - (2.0 * ratio - 1.0) ** 3).clamp(0.333, 2.0)
         damping = torch.where(accept, damping * factor, damping * state.rise)
         damping = damping.clamp(1e-12, 2 * LARGEST_DAMPING)
         # Damping does not shorten what closes constraints: a second refusal in a row shortens the whole step.
