@@ -283,7 +283,9 @@ class ResidualNetworks(AbstractFilling):
     @property
     def factors(self) -> int:
         """Signals of all layers and derivatives by all sums."""
-        return sum(sum(shape.widths[:-1]) + sum(shape.widths[1:]) + len(shape.hidden) + 1 for shape in self.shapes)
+        return sum(
+            sum(shape.widths[:-1]) + sum(shape.widths[1:]) + len(shape.hidden) + 1 for shape in self.shapes
+        )
 
     def _sweep(
         self,

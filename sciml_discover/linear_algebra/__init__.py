@@ -8,10 +8,11 @@ solved by whichever of three methods is cheapest (`solve_continuity`).
 """
 
 from sciml_discover.linear_algebra.arrow import ArrowNormal, Nodes, condense
-from sciml_discover.linear_algebra.bordered import arrow
+from sciml_discover.linear_algebra.bordered import arrow, marginal_precision
 from sciml_discover.linear_algebra.continuity import ContinuityProblem
 from sciml_discover.linear_algebra.dense import DenseNormal
 from sciml_discover.linear_algebra.forcing import Forcing
+from sciml_discover.linear_algebra.matrix_free import data_factor
 from sciml_discover.linear_algebra.methods import Method, cheapest, solve_continuity
 from sciml_discover.linear_algebra.outer import OuterProducts
 from sciml_discover.linear_algebra.tridiagonal import TridiagonalNormal
@@ -28,5 +29,7 @@ __all__ = [
     "arrow",
     "cheapest",
     "condense",
+    "data_factor",
+    "marginal_precision",
     "solve_continuity",
 ]

@@ -70,6 +70,15 @@ def arrow(problem: ContinuityProblem, at_once: int = AT_ONCE) -> ArrowNormal:
     )
 
 
+def marginal_precision(problem: ContinuityProblem, at_once: int = AT_ONCE) -> torch.Tensor:
+    """Return the precision of ``theta`` once the nodes are integrated out, shape ``(B, q, q)``."""
+    reduced, shared, _ = _reduce(problem, None, _piece(problem, at_once))
+    right = reduced.right[..., :-1]
+    last = solve_positive(reduced.diagonal, right)
+    taken = reduced.product[..., :-1, :-1] + right.flatten(1, 3).transpose(-1, -2) @ last.flatten(1, 3)
+    return shared - taken
+
+
 def _solve_few(problem: ContinuityProblem, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Solve by one dense factorisation of all nodes of a trajectory, which takes the fewest operations."""
     right, shared, gradient = _border(problem, slice(0, problem.scaled.shape[2]))
@@ -104,15 +113,17 @@ def _with_one(theta: torch.Tensor) -> torch.Tensor:
     return torch.cat([theta, theta.new_ones(len(theta), 1)], dim=1)
 
 
-def _border(
-    problem: ContinuityProblem, intervals: slice
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _border(problem: ContinuityProblem, intervals: slice) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return what couples nodes to ``theta``, with a column of zeros, and what the rows say about ``theta``."""
     forcing, weight = problem.forcing.dense(intervals), problem.weight
-    right = forcing.new_zeros(*forcing.shape[:2], forcing.shape[2] + 1, forcing.shape[3], forcing.shape[4] + 1)
+    right = forcing.new_zeros(
+        *forcing.shape[:2], forcing.shape[2] + 1, forcing.shape[3], forcing.shape[4] + 1
+    )
     right[..., :-1] = -weight * problem.part(intervals).spread(forcing)
     flat = forcing.flatten(1, 3)
-    gradient = -weight * (flat.transpose(-1, -2) @ problem.scaled[:, :, intervals].flatten(1)[..., None])[..., 0]
+    gradient = (
+        -weight * (flat.transpose(-1, -2) @ problem.scaled[:, :, intervals].flatten(1)[..., None])[..., 0]
+    )
     return right, weight * (flat.transpose(-1, -2) @ flat), gradient
 
 
@@ -140,7 +151,9 @@ def _reduce(
             # What a piece's end itself contributes is added where the pieces are put together.
             for end in [0] if last else [0, -1]:
                 blocks[:, :, end], right[:, :, end, :, -1] = 0.0, 0.0
-        reduced = eliminate(blocks, upper[:, :, piece], right, keep_last=not last, keep_right=last and not begin)
+        reduced = eliminate(
+            blocks, upper[:, :, piece], right, keep_last=not last, keep_right=last and not begin
+        )
         if length >= intervals:
             return reduced, shared, gradient
         product = reduced.product if product is None else product + reduced.product

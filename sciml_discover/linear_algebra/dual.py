@@ -54,8 +54,6 @@ def solve_dual(problem: ContinuityProblem, damping: torch.Tensor) -> tuple[torch
 
     forced = (forcing @ theta[:, None, :, None]).reshape(problem.scaled.shape)
     # The nodes' step, from what was solved already: columns of the rows' unit vectors, and the gradient's.
-    columns = torch.cat(
-        [-weight * forced.flatten(2), forced.new_ones(batch, count, 1)], dim=-1
-    )
+    columns = torch.cat([-weight * forced.flatten(2), forced.new_ones(batch, count, 1)], dim=-1)
     nodes = solved.flatten(2, 3) @ columns[..., None]
     return -nodes.reshape(slope.shape), theta

@@ -28,6 +28,9 @@ ACCURACY = 0.1
 MOST_ITERATIONS = 50
 """Most products with the matrix in one step; what they give is a descent direction in any case."""
 
+ROUNDING = 1e-13
+"""Residuals smaller than this, relative to the first in the norm of the preconditioner, are rounding errors."""
+
 SAMPLED = 1200
 """Continuity rows of the intervals that make the preconditioner."""
 
@@ -59,7 +62,7 @@ def solve_matrix_free(
     slope = problem.node_gradient()
     pulled = problem.gather(solver.solve(slope[..., None]))[..., 0]
     gradient = problem.prior_gradient - weight * forcing.backward(problem.scaled - pulled)
-    sample = _sample(problem, damping, sampled)
+    sample = data_factor(problem, damping, sampled)
     expected = problem.precision + sample.square().sum(1)
     diagonal = problem.precision + damping[:, None] * damping_scale(expected)
 
@@ -95,7 +98,9 @@ def conjugate_gradients(
     direction = preconditioned = precondition(residual)
     strength = (residual * preconditioned).sum(1)
     gained = torch.zeros_like(strength)
-    open_ = strength != 0.0
+    # Below this, residuals are rounding errors. A comparison with NaN does not hold.
+    least = ROUNDING**2 * strength
+    open_ = strength > 0.0
     for iteration in range(1, most + 1):
         moved = product(direction)
         length = torch.where(open_, strength / (direction * moved).sum(1), 0.0)
@@ -108,23 +113,33 @@ def conjugate_gradients(
             break
         preconditioned = precondition(residual)
         following = (residual * preconditioned).sum(1)
+        open_ = open_ & (following > least)
         direction = preconditioned + (following / strength.clamp_min(1e-300))[:, None] * direction
         strength = following
-    return solution
+    return torch.where(torch.isfinite(least)[:, None], solution, torch.nan)
 
 
-def _sample(problem: ContinuityProblem, damping: torch.Tensor, sampled: int) -> torch.Tensor:
-    """Return ``Z`` such that ``Z^T Z`` is what all intervals say about ``theta``, as a sample has it, ``(B, m, q)``.
+def data_factor(
+    problem: ContinuityProblem, damping: torch.Tensor | None = None, sampled: int = SAMPLED
+) -> torch.Tensor:
+    """Return ``Z`` such that ``Z^T Z`` is what all intervals say about ``theta``, shape ``(B, m, q)``.
 
-    Nodes are eliminated within each window alone, as though nothing were known around it.
+    It is what a sample of intervals says, times their share. Nodes are eliminated within each window of the sample
+    alone, as though nothing were known around it. With few intervals the sample is all of them, and exact.
+
+    Args:
+        problem: what is solved.
+        damping: of the nodes, shape ``(B,)``; none unless given.
+        sampled: rows of the sample.
     """
     _, count, intervals, dimension = problem.scaled.shape
+    if count * intervals * dimension <= sampled:
+        return _windowed(problem, damping, slice(0, intervals)).flatten(1, 2)
     length = min(max(sampled // (count * dimension), 1), WINDOW, intervals)
-    windows = max(sampled // (count * dimension * length), 1)
-    if windows * length >= intervals:
-        length, windows = intervals, 1
-    stride = max((count * length * dimension) // sampled, 1) if windows == 1 and length < intervals else 1
-    share = windows * length / intervals / stride
+    windows = min(max(sampled // (count * dimension * length), 1), intervals // length)
+    # Of very many trajectories only some are looked at.
+    stride = max((count * length * dimension) // sampled, 1)
+    share = windows * length * len(range(0, count, stride)) / (intervals * count)
     found = []
     for number in range(windows):
         begin = round((number + 0.5) / windows * intervals - 0.5 * length)
@@ -132,7 +147,7 @@ def _sample(problem: ContinuityProblem, damping: torch.Tensor, sampled: int) -> 
     return torch.cat(found, dim=2).flatten(1, 2) / share**0.5
 
 
-def _windowed(problem: ContinuityProblem, damping: torch.Tensor, intervals: slice) -> torch.Tensor:
+def _windowed(problem: ContinuityProblem, damping: torch.Tensor | None, intervals: slice) -> torch.Tensor:
     """Return the factor ``Z`` of the intervals of one window, shape ``(B, J, rows, q)``."""
     part = problem.part(intervals)
     batch, count, length, dimension = part.scaled.shape
@@ -147,9 +162,7 @@ def _windowed(problem: ContinuityProblem, damping: torch.Tensor, intervals: slic
     return (vectors * values.clamp_min(0.0).sqrt()[..., None, :]).transpose(-1, -2) @ forcing
 
 
-def _preconditioner(
-    diagonal: torch.Tensor, sample: torch.Tensor
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _preconditioner(diagonal: torch.Tensor, sample: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the product with the inverse of ``diagonal + sample^T sample``."""
     root = diagonal.rsqrt()
     scaled = sample * root[:, None, :]

@@ -81,7 +81,9 @@ class TridiagonalNormal:
 
     def _schur(self, reduced: Reduced) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the matrix and the gradient of ``theta`` after the elimination of all nodes."""
-        total = reduced.product + reduced.right.flatten(1, 3).transpose(-1, -2) @ solve_root(reduced).flatten(1, 3)
+        total = reduced.product + reduced.right.flatten(1, 3).transpose(-1, -2) @ solve_root(reduced).flatten(
+            1, 3
+        )
         return self.shared - total[..., :-1, :-1], self.shared_gradient - total[..., :-1, -1]
 
     def _predicted_change(self, steps: torch.Tensor, shared_step: torch.Tensor) -> torch.Tensor:
