@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
+LEAST = 1e-12
+"""Smallest damping: where there is no prior, the diagonal must not be zero."""
+
 
 def solve_dual(problem: ContinuityProblem, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the same steps as `solve_bordered`, of the nodes ``(B, J, N, d)`` and of ``theta`` ``(B, q)``.
@@ -42,7 +45,8 @@ def solve_dual(problem: ContinuityProblem, damping: torch.Tensor) -> tuple[torch
     weighted = matrix @ forcing
     rows, weighted_rows = forcing.flatten(1, 2), weighted.flatten(1, 2)  # (B, J size, q)
     diagonal = problem.precision + (rows * weighted_rows).sum(1)
-    inverse = 1.0 / (problem.precision + damping[:, None] * damping_scale(diagonal))
+    damped = damping.clamp_min(LEAST)[:, None] * damping_scale(diagonal)
+    inverse = 1.0 / (problem.precision + damped)
     pull = weight * (problem.scaled.flatten(1) - gathered[..., -1].flatten(1))
     gradient = problem.prior_gradient - (rows.transpose(1, 2) @ pull[..., None])[..., 0]
 

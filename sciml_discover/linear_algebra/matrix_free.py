@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
-ACCURACY = 0.1
+ACCURACY = 0.01
 """Iterations end once one more gains less than this, relative to the mean gain of those before it."""
 
 MOST_ITERATIONS = 50
@@ -30,6 +30,12 @@ MOST_ITERATIONS = 50
 
 ROUNDING = 1e-13
 """Residuals smaller than this, relative to the first in the norm of the preconditioner, are rounding errors."""
+
+LEAST = 1e-9
+"""Smallest diagonal of the preconditioner, relative to what the sample says."""
+
+SLIGHTLY = 1e-11
+"""How much the diagonal of the nodes' matrix grows within a window, relative to itself."""
 
 SAMPLED = 1200
 """Continuity rows of the intervals that make the preconditioner."""
@@ -71,7 +77,9 @@ def solve_matrix_free(
         inner = problem.gather(solver.solve(problem.spread(rows[..., None])))[..., 0]
         return diagonal * theta + weight * forcing.backward(rows - weight * inner)
 
-    theta = conjugate_gradients(product, _preconditioner(diagonal, sample), -gradient, accuracy, most)
+    # Where neither prior nor damping say anything, the preconditioner needs something to divide by.
+    precondition = _preconditioner(torch.maximum(diagonal, LEAST * damping_scale(expected)), sample)
+    theta = conjugate_gradients(product, precondition, -gradient, accuracy, most)
     right = slope - weight * problem.spread(forcing.forward(theta)[..., None])[..., 0]
     return -solver.solve(right[..., None])[..., 0], theta
 
@@ -155,7 +163,10 @@ def _windowed(problem: ContinuityProblem, damping: torch.Tensor | None, interval
     forcing = problem.forcing.dense(intervals).flatten(2, 3)
     unit = torch.eye(size, dtype=forcing.dtype, device=forcing.device).reshape(length, dimension, size)
     spread = part.spread(unit.expand(batch, count, *unit.shape)).flatten(2, 3)
-    half = inverse_factor(dense_nodes(*part.node_blocks(damping))) @ spread
+    nodes = dense_nodes(*part.node_blocks(damping))
+    # What nothing is known about within the window is no reason to fail: the rows do not see it either.
+    nodes.diagonal(dim1=-2, dim2=-1).mul_(1.0 + SLIGHTLY)
+    half = inverse_factor(nodes) @ spread
     matrix = part.weight * (unit.reshape(size, size) - part.weight * half.transpose(-1, -2) @ half)
     finite = torch.isfinite(matrix).flatten(2).all(2)[..., None, None]
     values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
