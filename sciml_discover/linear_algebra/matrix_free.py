@@ -37,7 +37,7 @@ LEAST = 1e-9
 SLIGHTLY = 1e-11
 """How much the diagonal of the nodes' matrix grows within a window, relative to itself."""
 
-SAMPLED = 1200
+FEWEST_SAMPLED, MOST_SAMPLED = 400, 1200
 """Continuity rows of the intervals that make the preconditioner."""
 
 WINDOW = 16
@@ -50,7 +50,7 @@ def solve_matrix_free(
     *,
     accuracy: float = ACCURACY,
     most: int = MOST_ITERATIONS,
-    sampled: int = SAMPLED,
+    sampled: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return nearly the same steps as `solve_bordered`, of the nodes ``(B, J, N, d)`` and of ``theta`` ``(B, q)``.
 
@@ -61,7 +61,7 @@ def solve_matrix_free(
         damping: shape ``(B,)``.
         accuracy: when iterations end.
         most: most iterations.
-        sampled: rows of the sample for the preconditioner.
+        sampled: rows of the sample for the preconditioner; as `rows_to_sample` says unless given.
     """
     weight, forcing = problem.weight, problem.forcing
     solver = NodeSolver(*problem.node_blocks(damping))
@@ -127,8 +127,13 @@ def conjugate_gradients(
     return torch.where(torch.isfinite(least)[:, None], solution, torch.nan)
 
 
+def rows_to_sample(points: int) -> int:
+    """Return how many rows make a sample that costs as much as a few products, with holes evaluated at ``points``."""
+    return min(max(int((10.0 * points) ** 0.5), FEWEST_SAMPLED), MOST_SAMPLED)
+
+
 def data_factor(
-    problem: ContinuityProblem, damping: torch.Tensor | None = None, sampled: int = SAMPLED
+    problem: ContinuityProblem, damping: torch.Tensor | None = None, sampled: int | None = None
 ) -> torch.Tensor:
     """Return ``Z`` such that ``Z^T Z`` is what all intervals say about ``theta``, shape ``(B, m, q)``.
 
@@ -138,8 +143,9 @@ def data_factor(
     Args:
         problem: what is solved.
         damping: of the nodes, shape ``(B,)``; none unless given.
-        sampled: rows of the sample.
+        sampled: rows of the sample; as `rows_to_sample` says unless given.
     """
+    sampled = sampled or rows_to_sample(problem.forcing.points)
     _, count, intervals, dimension = problem.scaled.shape
     if count * intervals * dimension <= sampled:
         return _windowed(problem, damping, slice(0, intervals)).flatten(1, 2)
@@ -174,16 +180,21 @@ def _windowed(problem: ContinuityProblem, damping: torch.Tensor | None, interval
 
 
 def _preconditioner(diagonal: torch.Tensor, sample: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the product with the inverse of ``diagonal + sample^T sample``."""
+    """Return the product with the inverse of ``diagonal + sample^T sample``, by the smaller of the two shapes."""
     root = diagonal.rsqrt()
     scaled = sample * root[:, None, :]
-    inner = scaled @ scaled.transpose(1, 2)
+    rows, columns = scaled.shape[1:]
+    narrow = columns < rows
+    inner = scaled.transpose(1, 2) @ scaled if narrow else scaled @ scaled.transpose(1, 2)
     inner.diagonal(dim1=1, dim2=2).add_(1.0)
-    factor = inverse_factor(inner) @ scaled
+    factor, failed = torch.linalg.cholesky_ex(inner)
+    factor = torch.where((failed != 0)[:, None, None], torch.nan, factor)
 
     def apply(vector: torch.Tensor) -> torch.Tensor:
-        vector = root * vector
-        known = factor.transpose(1, 2) @ (factor @ vector[..., None])
-        return root * (vector - known[..., 0])
+        vector = (root * vector)[..., None]
+        if narrow:
+            return root * torch.cholesky_solve(vector, factor)[..., 0]
+        known = scaled.transpose(1, 2) @ torch.cholesky_solve(scaled @ vector, factor)
+        return root * (vector - known)[..., 0]
 
     return apply

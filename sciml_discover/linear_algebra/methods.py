@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from sciml_discover.linear_algebra.bordered import solve_bordered
 from sciml_discover.linear_algebra.continuity import ContinuityProblem
 from sciml_discover.linear_algebra.dual import solve_dual
-from sciml_discover.linear_algebra.matrix_free import SAMPLED, solve_matrix_free
+from sciml_discover.linear_algebra.matrix_free import rows_to_sample, solve_matrix_free
 
 if TYPE_CHECKING:
     import torch
@@ -52,5 +52,5 @@ def cheapest(rows: int, points: int, columns: int) -> Method:
     # Its few large products take a third of the time of as many operations on small blocks (measured).
     dual = 0.3 * (6.0 * rows**2 * columns + 6.0 * rows**3)
     exact: Method = "dual" if dual < bordered else "bordered"
-    matrix_free = 4.0 * points * columns * USUAL_ITERATIONS + 2.0 * SAMPLED**2 * columns
+    matrix_free = 4.0 * points * columns * USUAL_ITERATIONS + 2.0 * rows_to_sample(points) ** 2 * columns
     return exact if min(bordered, dual) <= max(EXACT, matrix_free) else "matrix-free"
