@@ -288,7 +288,7 @@ def test_a_linearization_holds_nothing_by_weights() -> None:
     narrow, wide = (objective(LOTKA_VOLTERRA, (width, width))[0] for width in (2, 32))
     for built in (narrow, wide):
         states = built.rows.smooth_states[None]
-        found = built.linearize(built.start(FitState(states, torch.zeros(1, built.ude.n_theta).double())))
+        found = built.linearize(built.start(FitState(states, torch.zeros(1, sum(built.ude.widths)).double())))
         numbers = sum(part.numel() for part in vars(found).values() if isinstance(part, torch.Tensor))
         rest = numbers - found.theta.numel() - found.precision.numel()
         assert rest < 100 * built.rows.times.numel() * len(built.rows.scale)

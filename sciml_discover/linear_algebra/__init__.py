@@ -1,10 +1,10 @@
 """Structured linear solves of linearised shooting and collocation problems.
 
-The unknowns are the states at the nodes of every trajectory and the shared ``theta``. Where continuity is an equality,
-they are condensed to an arrow (`condense`, `ArrowNormal`); without nodes there is a dense matrix (`DenseNormal`). Where
-continuity is a penalty, the normal matrix is block-tridiagonal in the nodes with a border for ``theta``: multiplied out
-(`TridiagonalNormal`), or as a least-squares problem whose largest part is an operator (`ContinuityProblem`). That one is
-solved by whichever of three methods is cheapest (`solve_continuity`).
+The unknowns are the states at the nodes of every trajectory and the shared ``theta``. Where continuity is an
+equality, they are condensed to an arrow (`condense`, `ArrowNormal`); without nodes there is a dense matrix
+(`DenseNormal`). Where continuity is a penalty, the normal matrix is block-tridiagonal in the nodes with a border for
+``theta``: multiplied out (`TridiagonalNormal`), or as a least-squares problem whose largest part is an operator
+(`ContinuityProblem`). That one is solved by whichever of three methods is cheapest (`solve_continuity`).
 """
 
 from sciml_discover.linear_algebra.arrow import ArrowNormal, Nodes, condense

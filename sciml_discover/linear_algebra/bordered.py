@@ -139,7 +139,8 @@ def _reduce(
     slope = problem.node_gradient()
     shared, gradient = torch.diag_embed(problem.precision), problem.prior_gradient
     intervals = problem.scaled.shape[2]
-    product, ends = None, []
+    product = shared.new_zeros(len(shared), shared.shape[-1] + 1, shared.shape[-1] + 1)
+    ends = []
     for begin in range(0, intervals, length):
         piece = slice(begin, min(begin + length, intervals))
         right, own_shared, own_gradient = _border(problem, piece)
@@ -156,7 +157,7 @@ def _reduce(
         )
         if length >= intervals:
             return reduced, shared, gradient
-        product = reduced.product if product is None else product + reduced.product
+        product = product + reduced.product
         ends.append(reduced)
     chain = diagonal[:, :, 0:intervals:length].clone()
     right = torch.stack([item.right[:, :, 0] for item in ends], dim=2)
@@ -166,7 +167,6 @@ def _reduce(
     right[:, :, 1:] += torch.stack([item.right[:, :, 1] for item in ends[:-1]], dim=2)
     between = torch.cat([item.upper for item in ends[:-1]], dim=2)
     coarse = eliminate(chain, between, right)
-    assert product is not None
     return (
         Reduced(coarse.levels, coarse.diagonal, coarse.upper, coarse.right, coarse.product + product),
         shared,

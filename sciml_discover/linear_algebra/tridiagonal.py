@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sciml_discover.base import lazy_import
-from sciml_discover.linear_algebra.arrow import ArrowNormal
 from sciml_discover.linear_algebra.chain import Reduced, eliminate, solve_root, substitute
 from sciml_discover.linear_algebra.dense import damped, solve_positive
 
@@ -27,8 +26,7 @@ class TridiagonalNormal:
         shared: shape ``(B, q, q)``.
         node_gradient: shape ``(B, J, N, d)``.
         shared_gradient: shape ``(B, q)``.
-        node_damping: what the damping of a node multiplies, shape broadcastable to ``(B, J, N, d)``; the diagonal
-            itself unless given.
+        node_damping: what the damping of a node multiplies, shape broadcastable to ``(B, J, N, d)``.
     """
 
     diagonal: torch.Tensor
@@ -55,21 +53,6 @@ class TridiagonalNormal:
         both = torch.cat([shared_step, shared_step.new_ones(len(shared_step), 1)], dim=1)
         nodes = -substitute(reduced, solve_root(reduced), both[..., None])[..., 0]
         return nodes, shared_step, self._predicted_change(nodes, shared_step)
-
-    def marginal_precision(self) -> torch.Tensor:
-        """Return the precision of ``theta`` once the nodes are integrated out, shape ``(B, q, q)``."""
-        return self._schur(eliminate(self.diagonal, self.upper, self._right()))[0]
-
-    def arrow(self) -> ArrowNormal:
-        """Return the normal equations that are left once all nodes but the first of each trajectory are eliminated."""
-        reduced = eliminate(self.diagonal, self.upper, self._right())
-        return ArrowNormal(
-            own=reduced.diagonal[:, :, 0],
-            cross=reduced.right[:, :, 0, :, :-1],
-            shared=self.shared - reduced.product[..., :-1, :-1],
-            own_gradient=reduced.right[:, :, 0, :, -1],
-            shared_gradient=self.shared_gradient - reduced.product[..., :-1, -1],
-        )
 
     def _damped_diagonal(self, damping: torch.Tensor) -> torch.Tensor:
         return self.diagonal + torch.diag_embed(
