@@ -59,7 +59,7 @@ class NetworkOptions(Options):
 
     hidden: tuple[pydantic.PositiveInt, ...] = (5, 5)
     """Widths of the hidden layers."""
-    prior: pydantic.PositiveFloat = 1.0
+    prior: pydantic.PositiveFloat = 0.3
     """Strength of the Gaussian prior on the weights: one over their standard deviation; where it begins, for objectives
     that follow its evidence."""
 
@@ -258,7 +258,7 @@ def train(
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
     ude = UDE(system, networks, device, PARAMETER_PRIOR)
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
-    theta = torch.cat([ude.parameters.initial(options.starts), weights], dim=1)
+    theta = torch.cat([ude.parameters.spread(options.starts, seed), weights], dim=1)
     smooth = rows.smooth_states.expand(options.starts, *rows.smooth_states.shape)
     fit = FitState(smooth.clone(), theta)
 

@@ -24,6 +24,10 @@ else:
     torch = lazy_import("torch")
 
 
+FACTOR = 3.0
+"""Starts search free parameters without bounds from the stated value divided by this to the value times this."""
+
+
 class ParameterMap:
     """Free physical parameters in unbounded coordinates; bounds become a smooth transform.
 
@@ -58,6 +62,26 @@ class ParameterMap:
         inside = self._base + (1.0 - 1e-3) * self._width
         value = torch.where(self._both & (value >= self._high), inside, value)
         return self.coordinates(value[None]).expand(batch, self.n_free).clone()
+
+    def spread(self, batch: int, seed: int) -> torch.Tensor:
+        """Return coordinates all over the range of every free parameter, shape ``(batch, n_free)``.
+
+        The first are the stated values. The others are Sobol points (Sobol 1967, doi:10.1016/0041-5553(67)90144-9):
+        evenly within the bounds, or within a factor of `FACTOR` of the stated value where there are none.
+        """
+        start = self.initial(batch)
+        if batch == 1 or not self.n_free:
+            return start
+        from scipy.stats import qmc
+
+        sobol = qmc.Sobol(self.n_free, scramble=True, rng=np.random.default_rng(seed))
+        points = sobol.random_base2((batch - 2).bit_length())[: batch - 1]
+        unit = torch.as_tensor(points, dtype=start.dtype, device=start.device)
+        inside = self._base + self._width * unit.clamp(1e-3, 1.0 - 1e-3)
+        near = torch.sign(start[:1]) * FACTOR ** (2.0 * unit - 1.0) * start[:1].abs()
+        anywhere = torch.where(start[:1] == 0.0, 2.0 * unit - 1.0, near)
+        start[1:] = torch.where(self._both, self.coordinates(inside), anywhere)
+        return start
 
     def coordinates(self, value: torch.Tensor) -> torch.Tensor:
         """Return the coordinates of values of the free parameters, shape ``(B, n_free)``."""

@@ -63,6 +63,7 @@ def estimate_states(system: System, rows: Rows) -> Rows:
         walk = (WALK * size * weight**0.5).expand(*rows.times.shape, -1)
         wide = replace(
             rows,
+            extra=len(size),
             scale=torch.cat([rows.scale, size]),
             tolerance_at_rows=torch.cat([rows.tolerance_at_rows, walk], dim=-1),
         )

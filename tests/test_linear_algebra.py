@@ -103,45 +103,69 @@ def test_a_matrix_that_is_not_positive_makes_a_step_of_nothing_for_its_member_on
     assert torch.isnan(found[1]).all()
 
 
-@pytest.mark.parametrize("segments", [1, 2, S])
-def test_tridiagonal_solves_as_the_dense_matrix_does(segments: int) -> None:
-    size = J * segments * D + Q
+def chain(nodes: int) -> tuple[TridiagonalNormal, torch.Tensor, torch.Tensor]:
+    """The structure, its dense matrix (nodes first) and its dense gradient."""
+    size = J * nodes * D + Q
     # Rows that touch neighbours only, so that the matrix has the structure and is positive.
-    rows = torch.zeros(B, J * segments * 6, size).double()
+    rows = torch.zeros(B, J * nodes * 6, size).double()
     for j in range(J):
-        for s in range(segments):
-            place = (j * segments + s) * 6
-            begin = (j * segments + s) * D
-            last = s == segments - 1
-            rows[:, place : place + 6, begin : begin + (D if last else 2 * D)] = normal(
-                B, 6, D if last else 2 * D, seed=10 * j + s
-            )
+        for s in range(nodes):
+            place, begin = (j * nodes + s) * 6, (j * nodes + s) * D
+            width = D if s == nodes - 1 else 2 * D
+            rows[:, place : place + 6, begin : begin + width] = normal(B, 6, width, seed=10 * j + s)
             rows[:, place : place + 6, -Q:] = normal(B, 6, Q, seed=100 + 10 * j + s)
     matrix, gradient = rows.transpose(1, 2) @ rows, normal(B, size, seed=5)
-    nodes = J * segments * D
-    own = matrix[:, :nodes, :nodes].reshape(B, J, segments, D, J, segments, D)
+    own = matrix[:, :-Q, :-Q].reshape(B, J, nodes, D, J, nodes, D)
+    blocks = [[own[:, j, s, :, j] for s in range(nodes)] for j in range(J)]
     structured = TridiagonalNormal(
         diagonal=torch.stack(
-            [torch.stack([own[:, j, s, :, j, s] for s in range(segments)], 1) for j in range(J)], 1
+            [torch.stack([blocks[j][s][:, :, s] for s in range(nodes)], 1) for j in range(J)], 1
         ),
         upper=torch.stack(
             [
-                torch.stack([own[:, j, s, :, j, s + 1] for s in range(segments - 1)], 1)
-                if segments > 1
+                torch.stack([blocks[j][s][:, :, s + 1] for s in range(nodes - 1)], 1)
+                if nodes > 1
                 else torch.zeros(B, 0, D, D).double()
                 for j in range(J)
             ],
             1,
         ),
-        border=matrix[:, :nodes, nodes:].reshape(B, J, segments, D, Q),
-        shared=matrix[:, nodes:, nodes:],
-        node_gradient=gradient[:, :nodes].reshape(B, J, segments, D),
-        shared_gradient=gradient[:, nodes:],
+        border=matrix[:, :-Q, -Q:].reshape(B, J, nodes, D, Q),
+        shared=matrix[:, -Q:, -Q:],
+        node_gradient=gradient[:, :-Q].reshape(B, J, nodes, D),
+        shared_gradient=gradient[:, -Q:],
+        node_damping=normal(B, J, nodes, D, seed=6).square(),
     )
-    step, change = dense_step(matrix, gradient)
+    return structured, matrix, gradient
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3, 4, 7, 8])
+def test_tridiagonal_solves_as_the_dense_matrix_does(nodes: int) -> None:
+    structured, matrix, gradient = chain(nodes)
     found, shared, promised = structured.solve(DAMPING)
+    # Nodes are damped by what was given, theta relative to its Schur complement.
+    size = J * nodes * D
+    damped = matrix.clone()
+    damped[:, :size, :size] += torch.diag_embed(DAMPING[:, None] * structured.node_damping.flatten(1))
+    eliminated = torch.linalg.solve(damped[:, :size, :size], damped[:, :size, size:])
+    schur = matrix[:, size:, size:] - damped[:, size:, :size] @ eliminated
+    damped[:, size:, size:] += torch.diag_embed(DAMPING[:, None] * schur.diagonal(dim1=1, dim2=2))
+    step = -torch.linalg.solve(damped, gradient)
     torch.testing.assert_close(torch.cat([found.flatten(1), shared], dim=1), step)
+    change = (gradient * step).sum(1) + 0.5 * (step * (matrix @ step[..., None])[..., 0]).sum(1)
     torch.testing.assert_close(promised, change)
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 5])
+def test_all_nodes_but_the_first_can_be_eliminated(nodes: int) -> None:
+    structured, matrix, _ = chain(nodes)
+    covariance = torch.linalg.inv(matrix)
+    size = J * nodes * D
+    # theta first, then the first node of each trajectory.
+    kept = [*range(size, size + Q), *range(D), *range(nodes * D, nodes * D + D)]
+    torch.testing.assert_close(structured.arrow().covariance(), covariance[:, kept][:, :, kept])
+    alone = torch.linalg.inv(covariance[:, size:, size:])
+    torch.testing.assert_close(structured.marginal_precision(), alone)
 
 
 def test_condensed_nodes_close_the_linearised_defects() -> None:

@@ -35,7 +35,7 @@ def test_the_chosen_steps_are_accurate_enough(problem: Problem) -> None:
     assert finer > steps
 
 
-def test_a_stiff_equation_ends_at_the_most_steps() -> None:
+def test_a_stiff_equation_needs_more_than_the_most_steps() -> None:
     system = System.from_text(
         states=["x"],
         parameters={"k": {"value": 1e6, "fixed": True}},
@@ -49,7 +49,7 @@ def test_a_stiff_equation_ends_at_the_most_steps() -> None:
     some = Rows(
         **{**rows.__dict__, "times": rows.times[:1], "tolerance_at_rows": torch.ones(1, 8, 1).double()}
     )
-    assert choose_steps(ude, some, FitState(states, theta)) == MOST_STEPS
+    assert choose_steps(ude, some, FitState(states, theta)) == 2 * MOST_STEPS
 
 
 def test_one_trajectory_at_any_times() -> None:

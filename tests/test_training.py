@@ -31,6 +31,7 @@ from sciml_discover.training import (
     trained_ude,
 )
 from sciml_discover.ude import UDE
+from sciml_discover.unknown_inputs import estimate_states
 from tests.problems import DOSED_LONG, EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
 
 SMALL = TrainOptions(starts=2, network=NetworkOptions(hidden=(4,)))
@@ -106,20 +107,67 @@ def test_no_stage_can_do_harm() -> None:
     assert two.notes == ("derivative_matching x adam: 1 of 1 starts went back to where they were",)
 
 
-def test_a_hidden_state_has_no_derivative_to_match() -> None:
-    stages = (
-        TrainStage(objective=DerivativeMatching(), optimizer=Adam(iterations=3)),
-        TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GaussNewton(iterations=6)),
+SPRING = Problem(
+    name="spring",
+    system=System.from_text(
+        states=["x", "v"],
+        missing={"spring": ["x"]},
+        equations={"x": "v", "v": "-0.2*v - spring"},
+        observables=["x"],
+    ),
+    laws={"spring": "x + 0.5*x**3"},
+    initial=np.array([[1.5, 0.0]]),
+    times=(np.arange(0.0, 8.01, 0.2),),
+)
+"""The position is seen, the velocity is not."""
+
+
+def test_hidden_states_start_from_what_the_known_physics_says() -> None:
+    rows = SPRING.rows(0.01)
+    estimated = estimate_states(SPRING.system, rows)
+    assert torch.isnan(rows.smooth_slopes[..., 1]).all()
+    assert torch.isfinite(estimated.smooth_slopes).all()
+    hidden = estimated.smooth_states[0, :, 1].numpy()
+    truth = SPRING.states(0, SPRING.times[0])[:, 1]
+    assert np.sqrt(np.mean((hidden - truth) ** 2)) < 0.15 * truth.std()
+
+
+def test_a_spring_is_learnt_from_positions_alone() -> None:
+    trained = train(SPRING.system, SPRING.data(0.01), TrainOptions(starts=2), seed=0)
+    assert trained.status == "converged"
+    [hole] = sample_residual(SPRING.system, SPRING.data(0.01), trained).holes
+    x = hole.points[:, 0]
+    truth = x + 0.5 * x**3
+    assert np.linalg.norm(hole.values - truth) < 0.1 * np.linalg.norm(truth)
+    # The band is honest: it is about as wide as the errors are large.
+    assert np.mean(np.abs(hole.values - truth) < 3.0 * hole.sd) > 0.9
+    assert np.median(hole.sd) < 0.1 * truth.std()
+
+
+CART = Problem(
+    name="cart",
+    system=System.from_text(
+        states=["x", "v"],
+        parameters={"stiffness": {"value": 2.0, "bounds": (0.1, 20.0)}},
+        missing={"friction": ["v"]},
+        equations={"x": "v", "v": "-stiffness*x - friction"},
+    ),
+    laws={"friction": "0.3*v + 0.1*v**3"},
+    initial=np.array([[1.5, 0.0]]),
+    times=(np.arange(0.0, 10.01, 0.2),),
+)
+"""A parameter that the data determine beside the hole: friction knows the velocity only."""
+
+
+@pytest.mark.parametrize("factor", [3.0, 1.0 / 3.0])
+def test_a_parameter_moves_to_its_value_from_far_away(factor: float) -> None:
+    [stiffness] = CART.system.parameters
+    start = replace(stiffness, value=factor * stiffness.value)
+    trained = train(
+        replace(CART.system, parameters=(start,)), CART.data(0.01), TrainOptions(starts=2), seed=0
     )
-    options = TrainOptions(starts=1, network=NetworkOptions(hidden=(2,)), stages=stages)
-    data = EXCHANGE.data(0.02)
-    trained = train(EXCHANGE.system, data, options, seed=0)
-    assert trained.notes[0] == "derivative_matching x adam skipped: nobody measured the derivative of b"
-    assert set(trained.history.stage) == {"multiple_shooting x gauss_newton"}
-    assert trained.initial_states.shape == (3, 3)
-    assert np.isfinite(trained.chi_square)
-    assert [stage.objective.kind for stage in auto_stages(EXCHANGE.system, data)] == ["multiple_shooting"]
-    assert auto_stages(FORCED.system, FORCED.data())[0].objective.kind == "derivative_matching"
+    assert trained.parameters["stiffness"] == pytest.approx(stiffness.value, rel=0.05)
+    assert not [note for note in trained.notes if "identifiable" in note]
 
 
 def test_a_driven_system_is_trained_on_expressions() -> None:
@@ -147,9 +195,9 @@ def test_notes_name_what_the_network_can_stand_in_for() -> None:
         equations={"n": "r*n + offset - crowding"},
     )
     trained = train(system, replace(LOGISTIC, system=LOGISTIC.system).data(), SMALL, seed=0)
-    assert len(trained.notes) == 2
-    for name, note in zip(("r", "offset"), trained.notes, strict=True):
-        assert note.startswith(f"{name} is hardly determined beside the network")
+    notes = [note for note in trained.notes if "identifiable" in note]
+    for name, note in zip(("r", "offset"), notes, strict=True):
+        assert note.startswith(f"{name} is not identifiable beside hole crowding")
 
 
 GAUSS_NEWTON = GaussNewton(iterations=25, tolerance=0.1)
@@ -235,13 +283,13 @@ class Failing(MultipleShooting):
 def test_steps_are_doubled_where_nothing_else_helps() -> None:
     data = RELAXING.data()
     good = TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GAUSS_NEWTON)
-    steps = 4  # what is chosen for these rows
+    steps = 2  # what is chosen for these rows
     failing = TrainStage(objective=Failing(segment_length=1, fewest=2 * steps), optimizer=GAUSS_NEWTON)
     trained = train(RELAXING.system, data, staged(failing), seed=0)
     assert trained.status == "converged"
     assert [str(event) for event in trained.history.events if "trying" in event.text] == [
         "multiple_shooting x gauss_newton, iteration 0: "
-        "4 steps are too few; trying again with twice the integration steps"
+        "2 steps are too few; trying again with twice the integration steps"
     ]
     assert trained.chi_square == pytest.approx(
         train(RELAXING.system, data, staged(good), seed=0).chi_square, rel=0.05
@@ -345,7 +393,7 @@ def test_weak_starts_leave_and_the_best_is_the_same() -> None:
         assert np.isfinite(trained.history.loss).all()
     assert few.chi_square < 1.5 * all_starts.chi_square
     alone = train(LOGISTIC.system, data, staged(matching, shooting, starts=5, keep=0.01), seed=0)
-    assert len(alone.survivors.start) == 1
+    assert len(alone.survivors.start) == 2
 
 
 def test_an_equation_that_runs_away_is_said_to_diverge() -> None:

@@ -7,6 +7,8 @@ equality, they are condensed to an arrow (`condense`, `ArrowNormal`); without no
 (`ContinuityProblem`). That one is solved by whichever of three methods is cheapest (`solve_continuity`).
 """
 
+from __future__ import annotations
+
 from sciml_discover.linear_algebra.arrow import ArrowNormal, Nodes, condense
 from sciml_discover.linear_algebra.bordered import arrow, marginal_precision
 from sciml_discover.linear_algebra.continuity import ContinuityProblem

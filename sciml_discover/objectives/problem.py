@@ -52,6 +52,7 @@ class Rows:
         observation: what each observable is of the states.
         controls: measured inputs at the rows, shape ``(J, L, controls)``; None for a system without any.
         control_lines: the same between the rows, shape ``(J, L - 1)``; None for a system without any.
+        extra: number of further states, after those of the system, that no observable knows of.
     """
 
     times: torch.Tensor
@@ -72,6 +73,7 @@ class Rows:
     observation: Observation
     controls: torch.Tensor | None = None
     control_lines: ControlLines | None = None
+    extra: int = 0
 
     @property
     def intervals(self) -> torch.Tensor:
@@ -119,7 +121,11 @@ class Rows:
 
     def observe(self, states: torch.Tensor) -> torch.Tensor:
         """Return the observables of states at the rows, shape ``(..., J, L, observables)``."""
-        return self.observation.evaluate(self.times, states, self.controls)
+        return self.observation.evaluate(self.times, self._own(states), self.controls)
+
+    def _own(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the states that the observables know of."""
+        return states[..., : states.shape[-1] - self.extra] if self.extra else states
 
     def residual(self, states: torch.Tensor) -> torch.Tensor:
         """Return (model - data) / sd at rows, zero where nothing was seen, shape ``(..., J, L, observables)``."""
@@ -129,7 +135,9 @@ class Rows:
         """Return the residual and its derivative by the states at the row, ``(..., J, L, observables, states)``."""
         direct = self.observation.direct
         if direct is None:
-            seen, by_state = self.observation.linearize(self.times, states, self.controls)
+            seen, by_state = self.observation.linearize(self.times, self._own(states), self.controls)
+            if self.extra:
+                by_state = torch.cat([by_state, by_state.new_zeros(*seen.shape, self.extra)], dim=-1)
         else:
             seen = states[..., direct]
             unit = torch.eye(states.shape[-1], dtype=states.dtype, device=states.device)
