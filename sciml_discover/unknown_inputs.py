@@ -14,11 +14,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sciml_discover.base import lazy_import
+from sciml_discover.linear_algebra import OuterProducts
 from sciml_discover.objectives.direct_collocation import CollocationObjective, DirectCollocation, row_mesh
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.driver import minimise
-from sciml_discover.ude import ParameterMap
+from sciml_discover.ude import ParameterMap, Slopes
 
 if TYPE_CHECKING:
     import torch
@@ -132,6 +133,37 @@ class FreeHoles:
         by_state[..., : self._states, : self._states] = f_x
         by_state[..., : self._states, self._states :] = f_u
         return torch.cat([value, torch.zeros_like(u)], dim=-1), by_state, state.new_zeros(*state.shape, 0)
+
+    def slopes(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> Slopes:
+        """Return the same as `linearize`: there are neither parameters nor weights."""
+        value, by_state, nothing = self.linearize(time, state, theta, controls)
+        return Slopes(value, by_state, nothing, nothing)
+
+    def products(
+        self,
+        time: torch.Tensor,  # noqa: ARG002 - there are no weights
+        state: torch.Tensor,  # noqa: ARG002
+        theta: torch.Tensor,  # noqa: ARG002
+        controls: torch.Tensor | None = None,  # noqa: ARG002
+    ) -> tuple[OuterProducts, ...]:
+        """Return nothing: there are no weights."""
+        return ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return nothing: there are no weights."""
+        return ()
+
+    @property
+    def factors(self) -> int:
+        """Return zero: there are no weights."""
+        return 0
 
     def take(self, index: torch.Tensor) -> FreeHoles:  # noqa: ARG002 - nothing differs between members
         """Return itself."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from sciml_discover.base import Options, lazy_import
 from sciml_discover.objectives.problem import FitState, Rows
@@ -138,6 +138,9 @@ Linearization = TypeVar("Linearization", bound=AbstractLinearization)
 
 def choose(keep: torch.Tensor, mine: Linearization, other: AbstractLinearization) -> Linearization:
     """Return members of ``mine`` where ``keep`` holds, of ``other`` elsewhere: all tensors, nested ones too."""
+    # On other devices this question would cost more than the copies.
+    if keep.is_cpu and bool(keep.all()):
+        return mine
 
     def pick(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
         return torch.where(keep.reshape(-1, *([1] * (one.dim() - 1))), one, two)
@@ -158,8 +161,10 @@ def contiguous(mine: Linearization) -> Linearization:
 def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one: Any, two: Any) -> Any:
     if isinstance(one, torch.Tensor):
         return function(one, two)
+    if not is_dataclass(one):
+        return one
     values = {
         field.name: _map_tensors(function, getattr(one, field.name), getattr(two, field.name))
         for field in fields(one)
     }
-    return type(one)(**values)
+    return cast("Any", type(one))(**values)
