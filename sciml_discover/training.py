@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import pydantic
@@ -18,9 +18,9 @@ from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, DirectCollocation, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
-from sciml_discover.optimizers import GaussNewton, OptimizerOptions
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 from sciml_discover.optimizers.driver import Position, begin, next_round
+from sciml_discover.presets import Preset, TrainStage, stages_of
 from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
@@ -45,15 +45,6 @@ PARAMETER_PRIOR = 0.1
 it keeps them from running away, and their uncertainty finite."""
 
 
-class TrainStage(Options):
-    """One objective minimised by one optimizer."""
-
-    objective: ObjectiveOptions
-    """What is minimised."""
-    optimizer: OptimizerOptions
-    """How it is minimised."""
-
-
 class NetworkOptions(Options):
     """Shape and prior of the network in each hole."""
 
@@ -67,7 +58,7 @@ class NetworkOptions(Options):
 class TrainOptions(Options):
     """How the universal differential equation is trained."""
 
-    preset: Literal["auto"] = "auto"
+    preset: Preset = "auto"
     """Named schedule, used when no stages are given."""
     stages: tuple[TrainStage, ...] = ()
     """The schedule: objectives and optimizers in the order in which they run."""
@@ -78,18 +69,18 @@ class TrainOptions(Options):
     network: NetworkOptions = NetworkOptions()
     """The network in each hole."""
 
-
-def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
-    """Return the schedule of ``preset = "auto"``.
-
-    A warm start without solves where every state is seen, then direct collocation, whose weak first rounds have
-    hardly any local minima, by Gauss-Newton.
-    """
-    collocation = TrainStage(
-        objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
-    )
-    matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5))
-    return (matching, collocation)
+    @pydantic.model_validator(mode="after")
+    def _one_schedule_that_fits_the_equation(self) -> TrainOptions:
+        if not self.stages:
+            return self
+        if "preset" in self.model_fields_set:
+            raise ValueError(f"preset = {self.preset!r} beside stages; remove one of them")
+        if isinstance(self.stages[-1].objective, DerivativeMatching):
+            raise ValueError(
+                "stages that end with derivative_matching, which never solves the equation; "
+                "append a stage with direct_collocation or multiple_shooting"
+            )
+        return self
 
 
 def _well_seen(system: System, data: PreparedData) -> bool:
@@ -262,7 +253,7 @@ def train(
     smooth = rows.smooth_states.expand(options.starts, *rows.smooth_states.shape)
     fit = FitState(smooth.clone(), theta)
 
-    record, stages = _Record(watch, options.starts), options.stages or auto_stages(system, data)
+    record, stages = _Record(watch, options.starts), options.stages or stages_of(options.preset)
     record.total = _iterations(stages, ude, rows)
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)

@@ -21,7 +21,7 @@ from sciml_discover.integrate import solve_reference
 from sciml_discover.library import Library, LibraryOptions, build_library
 from sciml_discover.linear_algebra import DenseNormal
 from sciml_discover.noise import Noise
-from sciml_discover.objectives import DerivativeMatching, MultipleShooting
+from sciml_discover.objectives import DerivativeMatching, DirectCollocation, MultipleShooting
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.derivative_matching import DenseLinearization
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
@@ -54,6 +54,9 @@ OBJECTIVES = (
     MultipleShooting(segment_length=1),
     MultipleShooting(segment_length=3),
     MultipleShooting(segment_length="all"),
+    MultipleShooting(segment_length=2, horizon=(0.5, 1.0), rounds=2),
+    DirectCollocation(),
+    DirectCollocation(stages=1, rounds=2, multiplier_rounds=1),
 )
 """Every objective; those with a choice, with several."""
 

@@ -144,6 +144,12 @@ def pickled(folder: Path) -> None:
     toml("pelts.csv", "pelts.npz")(folder)
 
 
+def stage(objective: str, optimizer: str, options: str = "") -> str:
+    """Return a stage of training as it stands in the file."""
+    more = f", {options}" if options else ""
+    return f'{{ objective = {{ kind = "{objective}"{more} }}, optimizer = {{ kind = "{optimizer}" }} }}'
+
+
 EQUATION = '"alpha*hare - predation"'
 FILE = "experiment.toml: "
 
@@ -194,6 +200,75 @@ CASES = [
         f"{FILE}[train]",
         ("'startz'", "Did you mean 'starts'?"),
         ("train.startz=4",),
+    ),
+    Bad(
+        "unknown preset",
+        nothing,
+        f"{FILE}[train] preset",
+        ("'fast'", "'multiple_shooting'"),
+        ("train.preset=fast",),
+    ),
+    Bad(
+        "preset beside stages",
+        nothing,
+        f"{FILE}train",
+        ("preset = 'single_shooting' beside stages", "Remove one of them"),
+        ("train.preset=single_shooting", f"train.stages=[{stage('multiple_shooting', 'adam')}]"),
+    ),
+    Bad(
+        "stages that never meet the equation",
+        nothing,
+        f"{FILE}train",
+        ("end with derivative_matching", "Append a stage"),
+        (f"train.stages=[{stage('derivative_matching', 'adam')}]",),
+    ),
+    Bad(
+        "unknown objective",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective",
+        ("'multiple_shoting'", "Did you mean 'multiple_shooting'?"),
+        (f"train.stages=[{stage('multiple_shoting', 'adam')}]",),
+    ),
+    Bad(
+        "unknown optimizer",
+        nothing,
+        f"{FILE}[train] stages, entry 2: optimizer",
+        ("'lbgfs'", "Did you mean 'lbfgs'?"),
+        (f"train.stages=[{stage('derivative_matching', 'adam')}, {stage('multiple_shooting', 'lbgfs')}]",),
+    ),
+    Bad(
+        "unknown option of an objective",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective",
+        ("'segments'", "Did you mean 'segment_length'?"),
+        (f"train.stages=[{stage('multiple_shooting', 'adam', 'segments = 3')}]",),
+    ),
+    Bad(
+        "unknown solver",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective.solver",
+        ("'euler'", "'dopri5'"),
+        ("train.stages=[" + stage("multiple_shooting", "adam", 'solver = "euler"') + "]",),
+    ),
+    Bad(
+        "horizon that shrinks",
+        nothing,
+        f"{FILE}[train] stages, entry 1: objective.horizon",
+        ("[1.0, 0.5]", "grow and end with 1.0"),
+        (f"train.stages=[{stage('multiple_shooting', 'adam', 'horizon = [1.0, 0.5]')}]",),
+    ),
+    Bad(
+        "solver of another optimizer",
+        nothing,
+        f"{FILE}[train] stages, entry 1",
+        ("solver of multiple_shooting beside gauss_newton", "Remove it"),
+        ("train.stages=[" + stage("multiple_shooting", "gauss_newton", 'solver = "dopri5"') + "]",),
+    ),
+    Bad(
+        "bounds without the start value",
+        toml("value = 0.5, bounds = [0.0, 2.0]", "value = 0.5, bounds = [1.0, 2.0]"),
+        f"{FILE}[system.parameters] alpha",
+        ("0.5", "outside bounds"),
     ),
     Bad("nonsense set", nothing, "override 'train.starts=[1'", ("'[1'", "TOML value"), ("train.starts=[1",)),
     # What this version cannot do.

@@ -16,7 +16,7 @@ import torch
 from sciml_discover import payload
 from sciml_discover.base import Options, Progress
 from sciml_discover.checkpoint import Checkpoints, Saved, fingerprint, tensors_of, with_tensors
-from sciml_discover.objectives import DerivativeMatching
+from sciml_discover.objectives import DerivativeMatching, MultipleShooting
 from sciml_discover.optimizers import Adam
 from sciml_discover.training import NetworkOptions, TrainOptions, TrainStage, train
 from tests.problems import LOGISTIC
@@ -129,7 +129,7 @@ QUICK = TrainOptions(
     stages=(
         TrainStage(objective=DerivativeMatching(), optimizer=Adam(iterations=4)),
         TrainStage(objective=DerivativeMatching(), optimizer=Adam(iterations=4)),
-        TrainStage(objective=DerivativeMatching(), optimizer=Adam(iterations=4)),
+        TrainStage(objective=MultipleShooting(segment_length=1), optimizer=Adam(iterations=4)),
     ),
 )
 

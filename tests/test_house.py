@@ -28,7 +28,7 @@ FLOORS = (
     ("expressions", "printing", "callables", "observation", "system", "systems"),
     ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("library", "holes", "evidence", "ude"),
-    ("objectives", "optimizers", "solve", "unknown_inputs", "trained", "checkpoint", "training"),
+    ("objectives", "optimizers", "solve", "unknown_inputs", "trained", "checkpoint", "presets", "training"),
     ("residual_samples", "regressors", "search", "simplify", "laws", "criterion", "selection"),
     ("forecasts", "scores", "baselines", "validation"),
     ("result", "export", "report"),

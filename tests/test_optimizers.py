@@ -132,17 +132,23 @@ def test_a_fit_goes_on_from_the_memory_of_any_round(optimizer: OptimizerOptions,
     states = rows.smooth_states.expand(2, *rows.smooth_states.shape)
     objective = options.build(ude, rows, 2)
     start = objective.start(FitState(states, random_theta(ude, 2)))
-    quick = optimizer.model_copy(update={"iterations": 5})
+    # At least two for each of seven rounds, where they share them.
+    quick = optimizer.model_copy(update={"iterations": 14 if optimizer.order == 1 else 5})
     position: Position | None = begin(quick, objective, start)
-    rounds, count = [], 0
+    rounds, count, end = [], 0, None
     while position is not None:
         rounds.append(position.objective)
         end = end_of_round(quick, position)
         count = int(end.state.iteration) + (count if quick.order == 2 else 0)
         position = next_round(quick, end)
     assert count <= quick.most_iterations(objective.rounds_of(quick.order))
-    assert len(rounds) == objective.rounds_of(quick.order)
-    assert rounds[-1].next_round(start) is None
+    assert end is not None
+    # Rounds that close what is closed already are left out.
+    most = objective.rounds_of(quick.order)
+    assert len(rounds) == most or (
+        options.kind == "direct_collocation" and options.rounds <= len(rounds) < most
+    )
+    assert rounds[-1].next_round(end.state.unknowns) is None
     for one in rounds:
         again = rounds[0].recall(one.memory)
         assert {name: value.tolist() for name, value in again.memory.items()} == {
@@ -173,6 +179,6 @@ def test_every_optimizer_reduces_every_objective(optimizer: OptimizerOptions, op
     theta = torch.cat([ude.parameters.initial(2), weights], dim=1)
     objective = options.build(ude, rows, 2)
     start = objective.start(FitState(rows.smooth_states.expand(2, *rows.smooth_states.shape), theta))
-    judge = options.build(ude, rows, 2)
-    found = minimise(quick, objective, start).state.unknowns
-    assert (judge.loss(found) < 0.7 * judge.loss(start)).all()
+    end = minimise(quick, objective, start)
+    # By what it had to minimise in the end.
+    assert (end.objective.loss(end.state.unknowns) < 0.7 * end.objective.loss(start)).all()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
 from sciml_discover.base import lazy_import
+from sciml_discover.controls import Inputs
+from sciml_discover.errors import InputError
 from sciml_discover.integrate import integrate_batch, integrate_sensitivities, unit_sensitivity
 from sciml_discover.linear_algebra import ArrowNormal, Nodes, TridiagonalNormal, condense
 from sciml_discover.objectives.abstract import (
@@ -20,6 +23,7 @@ from sciml_discover.objectives.abstract import (
     take,
 )
 from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.segments import Method, Segments, SegmentSolver
 from sciml_discover.ude import UDE
 
 if TYPE_CHECKING:
@@ -32,32 +36,95 @@ PENALISED_ROUNDS, PENALTY_GROWTH = 3, 30.0
 """Rounds of a second-order method before continuity becomes an equality, and the growth of the penalty in them."""
 
 
+LONGEST_SHARE = 0.2
+"""Of a series that one segment of automatic length spans at most."""
+
+
 class MultipleShooting(AbstractObjectiveOptions):
     """Solve short segments as one batch; their initial states are free, continuity is enforced.
 
     First-order methods see continuity as a penalty that grows into an augmented Lagrangian (Turan & Jaeschke
-    2021, arXiv:2109.06786); `gauss_newton` sees it as an equality constraint (Bock & Plitt 1984).
+    2021, arXiv:2109.06786); `gauss_newton` sees it as an equality constraint (Bock & Plitt 1984). Before continuity
+    grows, a horizon may: rounds at the first weight that see only the first rows of each trajectory, then more. How
+    equations are solved and differentiated can be chosen for first-order methods; `gauss_newton` carries sensitivities
+    through steps of the classical Runge-Kutta method.
     """
 
     kind: Literal["multiple_shooting"] = "multiple_shooting"
-    segment_length: pydantic.PositiveInt | Literal["all"] = 4
-    """Intervals between observations per segment; ``"all"`` is single shooting."""
+    segment_length: pydantic.PositiveInt | Literal["auto", "all"] = "auto"
+    """Intervals between observations per segment; ``"all"`` is single shooting, ``"auto"`` a fifth of the series or a
+    quarter of a period, whichever is shorter."""
     continuity: pydantic.PositiveFloat = 1.0
     """First weight of the continuity penalty, in units of the noise."""
     growth: float = pydantic.Field(default=10.0, ge=1.0)
     """Factor of the continuity weight from round to round."""
     rounds: int = pydantic.Field(default=3, ge=1, le=20)
-    """Rounds that a first-order method divides its iterations into."""
+    """Rounds over the whole horizon in which continuity grows, for a first-order method; all its rounds share its
+    iterations."""
+    horizon: tuple[Annotated[float, pydantic.Field(gt=0.0, le=1.0)], ...] = (1.0,)
+    """Fractions of each trajectory's intervals that first-order methods see, round after round; the last is 1."""
+    solver: Method = "rk4"
+    """Of first-order methods: ``"rk4"`` with fixed steps, ``"bosh3"`` or ``"dopri5"`` with adaptive ones."""
+    rtol: pydantic.PositiveFloat = 1e-7
+    """Relative tolerance of an adaptive solver."""
+    atol: pydantic.PositiveFloat = 1e-5
+    """Absolute tolerance of an adaptive solver, in units of the noise of each state."""
+    gradient: Literal["direct", "adjoint"] = "direct"
+    """Of first-order methods: through the steps of the solver, or from the adjoint equation, which needs less memory
+    and more time."""
+
+    @pydantic.field_validator("horizon")
+    @classmethod
+    def _grows_to_the_end(cls, horizon: tuple[float, ...]) -> tuple[float, ...]:
+        if not horizon or horizon[-1] != 1.0 or any(b <= a for a, b in pairwise(horizon)):
+            raise ValueError(f"a horizon of {list(horizon)}; write fractions that grow and end with 1.0")
+        return horizon
+
+    @property
+    def only_of_first_order(self) -> tuple[str, ...]:
+        """Options that were changed and mean nothing to a second-order method."""
+        names = ("horizon", "solver", "rtol", "atol", "gradient")
+        return tuple(name for name in names if getattr(self, name) != type(self).model_fields[name].default)
 
     def build(self, ude: UDE, rows: Rows, steps: int) -> ShootingObjective:
-        """Return the objective for a universal differential equation and training rows."""
-        intervals = rows.times.shape[1] - 1
-        length = intervals if self.segment_length == "all" else min(self.segment_length, intervals)
+        """Return the objective for a universal differential equation and training rows.
+
+        Raises:
+            InputError: if segments are longer than the series.
+        """
+        intervals, length = rows.times.shape[1] - 1, self.segment_length
+        if length == "all":
+            length = intervals
+        elif length == "auto":
+            length = automatic_length(rows)
+        if length > intervals:
+            raise InputError(
+                f"segment_length = {length}",
+                where="[train] objective multiple_shooting",
+                expected=f"at most {intervals} intervals, which the longest trajectory has",
+                do='Write a smaller number, or "all".',
+            )
         return ShootingObjective(self, ude, rows, length, steps)
 
     def backed_off(self) -> MultipleShooting | None:
         """Return the same over single intervals, in which a solution has the least time to run away."""
         return None if self.segment_length == 1 else self.model_copy(update={"segment_length": 1})
+
+
+def automatic_length(rows: Rows) -> int:
+    """Return how many intervals a segment should have: a fifth of the series or a quarter of a period, at least one.
+
+    A state that goes its whole range up or down ``n`` times has ``n / 2`` periods; the quickest state counts. A
+    segment over which nothing turns has no local minima of its own to fall into.
+    """
+    share = LONGEST_SHARE
+    for position in {column for column in rows.columns if column is not None}:
+        for j, length in enumerate(rows.lengths):
+            path = rows.smooth_states[j, :length, position]
+            way, reach = float(path.diff().abs().sum()), float(path.max() - path.min())
+            if reach > 0.0:
+                share = min(share, reach / (2.0 * way))
+    return max(1, int(share * (rows.times.shape[1] - 1)))
 
 
 @dataclass(frozen=True)
@@ -69,6 +136,7 @@ class Continuity:
         exact: whether `linearize` sees an equality instead of the penalty.
         order: of the optimizer whose round it is.
         number: of the round, from zero.
+        horizon: fraction of each trajectory's intervals that `loss` sees.
         multipliers: of the augmented Lagrangian, shape ``(B, J, S - 1, d)``; None before the first update.
     """
 
@@ -76,6 +144,7 @@ class Continuity:
     exact: bool
     order: Order = 1
     number: int = 0
+    horizon: float = 1.0
     multipliers: torch.Tensor | None = None
 
 
@@ -90,7 +159,8 @@ class ShootingObjective(AbstractObjective):
         rows: the training rows.
         segment_length: intervals per segment.
         steps: Runge-Kutta steps per interval; a power of two, so that step ends meet the rows exactly.
-        stage: the round it is in; before the first, `loss` has the first weight and `linearize` the equality.
+        stage: the round it is in; before the first, `loss` has the first weight and sees all rows, `linearize` has the
+            equality.
     """
 
     def __init__(
@@ -112,10 +182,18 @@ class ShootingObjective(AbstractObjective):
         self.starts = times[:, :-1].reshape(shape)
         self.lengths = (times[:, 1:] - times[:, :-1]).reshape(shape)
         self._longest = longest
+        # Noise where a segment begins, from the second on.
+        begins = rows.tolerance_at_rows[:, : longest - 1 : segment_length]
+        self._tolerance = begins[:, 1:]  # (J, S - 1, d)
         self._stage = stage or Continuity(options.continuity, exact=True)
-        self._inputs = [
-            rows.inputs(slice(interval, None, segment_length), self.segments)
-            for interval in range(segment_length)
+        self._inputs = self._inputs_of(self.segments)
+
+    def _inputs_of(self, segments: int) -> list[Inputs]:
+        """Return the controls in the first segments, one function per interval of a segment."""
+        length = self.segment_length
+        return [
+            self.rows.inputs(slice(interval, segments * length, length), segments)
+            for interval in range(length)
         ]
 
     # --- the flat unknowns -------------------------------------------------------------------------------
@@ -160,23 +238,29 @@ class ShootingObjective(AbstractObjective):
     # --- rounds ------------------------------------------------------------------------------------------
 
     def rounds_of(self, order: Order) -> int:
-        """Return the number of rounds; one where there is nothing to tie."""
-        if self.segments == 1:
-            return 1
-        return self.options.rounds if order == 1 else PENALISED_ROUNDS + 1
+        """Return the number of rounds; with nothing to tie, only the horizon grows."""
+        tied = self.segments > 1
+        if order == 2:
+            return PENALISED_ROUNDS + 1 if tied else 1
+        return len(self.options.horizon) - 1 + (self.options.rounds if tied else 1)
 
     def first_round(self, order: Order) -> ShootingObjective:
-        """Return the objective with the weakest continuity.
+        """Return the objective with the weakest continuity, and for first-order methods the nearest horizon.
 
         For second-order methods continuity is a penalty that grows, and at last an equality: with a poor right-hand
         side the equality-constrained step extrapolates an unstable linearised flow over the whole series; the
         penalty cannot. Its optimum is also a lower bound of the constrained one.
         """
         exact = order == 2 and self.segments == 1
-        return self._in(Continuity(self.options.continuity, exact=exact, order=order))
+        horizon = self.options.horizon[0] if order == 1 else 1.0
+        return self._in(Continuity(self.options.continuity, exact=exact, order=order, horizon=horizon))
 
     def next_round(self, unknowns: torch.Tensor) -> ShootingObjective | None:
-        """Return the objective with a stronger continuity: the update of the augmented Lagrangian, for order 1."""
+        """Return the objective with a further horizon, or else with a stronger continuity.
+
+        For order 1 the horizon grows first, at the first weight; then come the updates of the augmented Lagrangian.
+        Nodes of segments that were beyond the horizon begin where they stand, which is where the fit started.
+        """
         stage = self._stage
         if stage.number + 1 >= self.rounds_of(stage.order):
             return None
@@ -188,6 +272,9 @@ class ShootingObjective(AbstractObjective):
                 exact=stage.number + 1 == PENALISED_ROUNDS,
             )
             return self._in(following)
+        if stage.horizon < 1.0:
+            horizon = self.options.horizon[stage.number + 1]
+            return self._in(replace(stage, number=stage.number + 1, horizon=horizon))
         with torch.no_grad():
             nodes, theta = self._split(unknowns)
             _, end = self._solve(nodes, theta)
@@ -203,11 +290,12 @@ class ShootingObjective(AbstractObjective):
 
     @property
     def memory(self) -> dict[str, torch.Tensor]:
-        """Number, kind, weight and multipliers of the round."""
+        """Number, kind, weight, horizon and multipliers of the round."""
         stage = self._stage
         memory = {
             "round": torch.tensor([stage.order, stage.number, int(stage.exact)]),
             "weight": torch.tensor(stage.weight, dtype=torch.float64),
+            "horizon": torch.tensor(stage.horizon, dtype=torch.float64),
         }
         return memory if stage.multipliers is None else {**memory, "multipliers": stage.multipliers}
 
@@ -217,7 +305,8 @@ class ShootingObjective(AbstractObjective):
         multipliers = memory.get("multipliers")
         if multipliers is not None:
             multipliers = multipliers.to(self.rows.times.device)
-        return self._in(Continuity(float(memory["weight"]), bool(exact), order, number, multipliers))
+        weight, horizon = float(memory["weight"]), float(memory["horizon"])
+        return self._in(Continuity(weight, bool(exact), order, number, horizon, multipliers))
 
     def _in(self, stage: Continuity) -> ShootingObjective:
         """Return this objective in another round."""
@@ -228,51 +317,65 @@ class ShootingObjective(AbstractObjective):
     def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return half the squared residuals, prior and shifted continuity penalty included."""
         nodes, theta = self._split(unknowns)
-        inside, end = self._solve_torchdiffeq(nodes, theta)
-        residual = self.rows.residual(self._at_rows(inside, end))
+        inside, end = self._solve_differentiably(nodes, theta)
+        reached = self._at_rows(inside, end)
+        smooth = self.rows.smooth_states[:, reached.shape[2] :].expand(len(reached), -1, -1, -1)
+        residual = self.rows.residual(torch.cat([reached, smooth], dim=2))
+        seen = self._seen_intervals
+        if seen is not None:
+            row = torch.arange(self._longest, device=seen.device)
+            residual = residual * (row <= seen[:, None])[..., None]
         total = 0.5 * residual.square().sum((1, 2, 3))
         total = total + 0.5 * (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
-        if self.segments > 1:
+        if inside.shape[2] > 1:
             shifted = self._defect(nodes, end)
             weight, multipliers = self._stage.weight, self._stage.multipliers
             if multipliers is not None:
                 shifted = shifted + multipliers / weight
+            if seen is not None:
+                begin = self.segment_length * torch.arange(1, inside.shape[2], device=seen.device)
+                shifted = shifted * (begin <= seen[:, None])[..., None]
             total = total + 0.5 * weight * shifted.square().sum((1, 2, 3))
         return total
 
-    def _defect(self, nodes: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
-        """Return the jumps between segments in units of the tolerances, shape ``(B, J, S - 1, d)``."""
-        return (end[:, :, :-1] - nodes[:, :, 1:]) / self.rows.tolerance
+    @property
+    def _seen_intervals(self) -> torch.Tensor | None:
+        """Intervals of each trajectory within the horizon, shape ``(J,)``; None for all of them."""
+        if self._stage.horizon == 1.0:
+            return None
+        intervals = torch.as_tensor(self.rows.lengths, device=self.rows.times.device) - 1
+        return torch.ceil(self._stage.horizon * intervals).long()
 
-    def _solve_torchdiffeq(
+    def _defect(self, nodes: torch.Tensor, end: torch.Tensor) -> torch.Tensor:
+        """Return the jumps between solved segments in units of the tolerances, shape ``(B, J, S - 1, d)``."""
+        solved = end.shape[2]
+        return (end[:, :, :-1] - nodes[:, :, 1:solved]) / self._tolerance[:, : solved - 1]
+
+    def _solve_differentiably(
         self, nodes: torch.Tensor, theta: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Solve all segments as one batch, differentiably.
-
-        torchdiffeq shares one time grid over the batch, so every interval is scaled to length one and the
-        right-hand side multiplied by its true length. `perturb` evaluates the ends of a step just inside it:
-        the true length jumps there.
-        """
-        from torchdiffeq import odeint
-
-        starts, lengths = self.starts.flatten(0, 1), self.lengths.flatten(0, 1)
-
-        def rhs(scaled: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-            interval = min(max(int(scaled), 0), self.segment_length - 1)
-            time = starts[:, interval] + (scaled - interval) * lengths[:, interval]
-            return self.ude.rhs(time, state, theta, self._inputs[interval](time)) * lengths[:, interval, None]
-
-        grid = torch.arange(self.segment_length + 1, dtype=nodes.dtype, device=nodes.device)
-        solution = odeint(
-            rhs,
-            nodes.flatten(1, 2),
-            grid,
-            method="rk4",
-            options={"step_size": 1.0 / self.steps, "perturb": True},
+        """Return states at the rows inside every segment within the horizon, and at its end."""
+        seen, options = self._seen_intervals, self.options
+        inputs, solved = self._inputs, self.segments
+        if seen is not None:
+            solved = math.ceil(int(seen.max()) / self.segment_length)
+            inputs = self._inputs_of(solved)
+        segments = Segments(
+            self.ude,
+            self.starts[:, :solved].flatten(0, 1),
+            self.lengths[:, :solved].flatten(0, 1),
+            inputs,
         )
-        path = (
-            cast("torch.Tensor", solution).movedim(0, 2).unflatten(1, nodes.shape[1:3])
-        )  # (B, J, S, k + 1, d)
+        solver = SegmentSolver(
+            method=options.solver,
+            adjoint=options.gradient == "adjoint",
+            steps=self.steps,
+            rtol=options.rtol,
+            atol=options.atol,
+            unit=self.rows.tolerance,
+        )
+        path = solver.solve(segments, nodes[:, :, :solved].flatten(1, 2), theta)
+        path = path.unflatten(1, (nodes.shape[1], solved))  # (B, J, S, k + 1, d)
         return path[..., :-1, :], path[..., -1, :]
 
     # --- second-order methods and re-solving -------------------------------------------------------------
@@ -320,7 +423,7 @@ class ShootingObjective(AbstractObjective):
         precision = self.ude.prior_precision(theta.shape[0])
         chi_square = residual.square().sum((1, 2, 3))
         cost = 0.5 * chi_square + 0.5 * (precision * theta.square()).sum(1)
-        scaled = defect / self.rows.tolerance
+        scaled = defect / self._tolerance
         worst = scaled.abs().flatten(1).amax(1) if scaled.numel() else torch.zeros_like(cost)
         if not self._stage.exact:
             weight = self._stage.weight
@@ -401,16 +504,16 @@ class ShootingObjective(AbstractObjective):
         gradient[:, :, -1] += (last.transpose(-1, -2) @ last_residual[..., None])[..., 0]
         # Defects: end of a segment minus the next node, in units of the tolerance.
         root = penalty**0.5
-        ends = root * by_end[:, :, :-1] / self.rows.tolerance[:, None]
+        ends = root * by_end[:, :, :-1] / self._tolerance[..., None]
         jump = root * scaled
         normal[:, :, :-1] += ends.transpose(-1, -2) @ ends
         gradient[:, :, :-1] += (ends.transpose(-1, -2) @ jump[..., None])[..., 0]
-        own = root / self.rows.tolerance
-        normal[:, :, 1:, :dimension, :dimension] += torch.diag(own.square())
+        own = root / self._tolerance  # (J, S - 1, d)
+        normal[:, :, 1:, :dimension, :dimension] += torch.diag_embed(own.square())
         gradient[:, :, 1:, :dimension] -= own * jump
-        upper = -(ends[..., :dimension].transpose(-1, -2) * own)
+        upper = -(ends[..., :dimension].transpose(-1, -2) * own[..., None, :])
         border = normal[..., :dimension, dimension:].clone()
-        border[:, :, 1:] -= own[:, None] * ends[..., dimension:]
+        border[:, :, 1:] -= own[..., None] * ends[..., dimension:]
         return TridiagonalNormal(
             diagonal=normal[..., :dimension, :dimension],
             upper=upper,
