@@ -14,7 +14,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sciml_discover.base import lazy_import
-from sciml_discover.objectives.direct_collocation import CollocationObjective, DirectCollocation, row_mesh
+from sciml_discover.objectives.direct_collocation import CollocationObjective, DirectCollocation
+from sciml_discover.objectives.mesh import row_mesh
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.driver import minimise

@@ -19,6 +19,7 @@ from sciml_discover.objectives.abstract import (
     choose,
     take,
 )
+from sciml_discover.objectives.mesh import Mesh, carry_states, recall_mesh, row_mesh
 from sciml_discover.objectives.multiple_shooting import MultipleShooting
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE, Dynamics
@@ -92,29 +93,6 @@ def radau(stages: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """Where the nodes are.
-
-    Attributes:
-        start: begin of each interval, shape ``(J, S)``.
-        length: its length; zero where a trajectory is shorter than the longest, shape ``(J, S)``.
-    """
-
-    start: torch.Tensor
-    length: torch.Tensor
-
-    @property
-    def intervals(self) -> int:
-        """Number of intervals of the longest trajectory."""
-        return self.start.shape[1]
-
-
-def row_mesh(rows: Rows) -> Mesh:
-    """Return the mesh whose nodes are the rows."""
-    return Mesh(rows.times[:, :-1], rows.intervals)
-
-
-@dataclass(frozen=True)
 class Closing:
     """How the defects are closed in one round.
 
@@ -122,11 +100,13 @@ class Closing:
         weight: of the squared defects, in units of the tolerances.
         number: of the round.
         shift: multipliers over the weight, in units of the tolerances, shape ``(B, J, S, d)``; None for zeros.
+        refined: how often intervals have been split after a round.
     """
 
     weight: float
     number: int = 0
     shift: torch.Tensor | None = None
+    refined: int = 0
 
 
 class CollocationObjective(AbstractObjective):
@@ -157,23 +137,23 @@ class CollocationObjective(AbstractObjective):
         tensor = {"dtype": rows.times.dtype, "device": rows.times.device}
         self._fractions = torch.as_tensor(fractions, **tensor)
         self._times = (mesh.start[..., None] + mesh.length[..., None] * self._fractions).flatten()
-        self._inputs = _inputs_at_stages(rows, mesh, self._fractions)
+        self._inputs = mesh.inputs_at(rows, self._fractions)
         self._stepped = mesh.length[..., None, None] * torch.as_tensor(matrix, **tensor)  # (J, S, s, s)
-        tolerance = rows.tolerance_at_rows
+        tolerance = mesh.between_rows(rows.tolerance_at_rows, rows.times)
         self._tolerance = torch.minimum(tolerance[:, :-1], tolerance[:, 1:])  # (J, S, d)
 
     # --- the flat unknowns -------------------------------------------------------------------------------
 
     def start(self, state: FitState) -> torch.Tensor:
         """Return the flat unknowns: nodes are the states at the rows, stages lie on the lines between them."""
-        nodes = state.states
+        nodes = self.mesh.between_rows(state.states, self.rows.times)
         inner = torch.lerp(nodes[:, :, :-1, None, :], nodes[:, :, 1:, None, :], self._fractions[:-1, None])
         return torch.cat([nodes.flatten(1), inner.flatten(1), state.theta], dim=1)
 
     def finish(self, unknowns: torch.Tensor) -> FitState:
         """Return the states at all rows."""
         nodes, _, theta = self.split(unknowns)
-        return FitState(nodes.clone(), theta.clone())
+        return FitState(self.mesh.at_rows(nodes).clone(), theta.clone())
 
     def unit(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return the scales of the states for nodes and stages, one for ``theta``."""
@@ -252,9 +232,9 @@ class CollocationObjective(AbstractObjective):
             shift = shift.to(self.rows.times.device)
         return self._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
 
-    def _in(self, closing: Closing) -> CollocationObjective:
-        """Return this objective in another round."""
-        return CollocationObjective(self.options, self.ude, self.rows, self.mesh, closing)
+    def _in(self, closing: Closing, mesh: Mesh | None = None) -> CollocationObjective:
+        """Return this objective in another round, and maybe on another mesh."""
+        return CollocationObjective(self.options, self.ude, self.rows, mesh or self.mesh, closing)
 
     def take(self, index: torch.Tensor) -> CollocationObjective:
         """Return the objective of the chosen members of the batch."""
@@ -276,7 +256,7 @@ class CollocationObjective(AbstractObjective):
         with torch.no_grad():
             inverse = self._inverse(self.ude.linearize(self._times, points, theta, self._inputs)[1])
         defect = self._defect(nodes, stages, self.ude.rhs(self._times, points, theta, self._inputs))
-        residual = self.rows.residual(nodes)
+        residual = self.rows.residual(self.mesh.at_rows(nodes))
         prior = (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
         scaled = self._shifted(self._error(inverse, defect))
         penalty = self.closing.weight * scaled.square().sum((1, 2, 3, 4))
@@ -347,7 +327,7 @@ class CollocationObjective(AbstractObjective):
         along = torch.einsum("bnsijk,nsjm->bnsimk", last, self._stepped).flatten(-2)
         by_theta = by_theta.reshape(batch, count, self.mesh.intervals, n_stages * dimension, -1)
 
-        residual, by_node = self.rows.linearize(nodes)
+        residual, by_node = self.rows.linearize(self.mesh.at_rows(nodes))
         precision = self.ude.prior_precision(batch)
         fit = 0.5 * (residual.square().sum((1, 2, 3)) + (precision * theta.square()).sum(1))
         inner_cost = 0.5 * weight * scaled[..., :-1, :].square().sum((1, 2, 3, 4))
@@ -392,8 +372,8 @@ class CollocationObjective(AbstractObjective):
         diagonal = by_begin.new_zeros(batch, count, intervals + 1, dimension, dimension)
         gradient = by_begin.new_zeros(batch, count, intervals + 1, dimension)
         transposed = by_node.transpose(-1, -2)
-        diagonal += transposed @ by_node
-        gradient += (transposed @ residual[..., None])[..., 0]
+        diagonal += self.mesh.at_nodes(transposed @ by_node)
+        gradient += self.mesh.at_nodes((transposed @ residual[..., None])[..., 0])
         diagonal[:, :, :-1] += weight * (begin.transpose(-1, -2) @ begin)
         diagonal[:, :, 1:].diagonal(dim1=-2, dim2=-1).add_(weight * own.square())
         gradient[:, :, :-1] -= weight * (begin.transpose(-1, -2) @ scaled[..., None])[..., 0]
@@ -414,17 +394,6 @@ class CollocationObjective(AbstractObjective):
             shared_gradient=precision * theta - pull,
             node_damping=self.rows.scale.reciprocal().square().expand(gradient.shape),
         )
-
-
-def _inputs_at_stages(rows: Rows, mesh: Mesh, fractions: torch.Tensor) -> torch.Tensor | None:
-    """Return the controls at all stages, shape ``(J * S * s, controls)``; None without controls."""
-    evaluate, inputs = rows.inputs(), []
-    for fraction in fractions:
-        value = evaluate((mesh.start + fraction * mesh.length).flatten())
-        if value is None:
-            return None
-        inputs.append(value)
-    return torch.stack(inputs, dim=1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
