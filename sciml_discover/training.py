@@ -405,6 +405,7 @@ class _Loop:
         steps = saved.notes["steps"] if saved else self._steps(way, batch.fit)
         objective = way.objective.build(self._ude, self._rows, steps)
         if saved is None:
+            objective = objective.suited_to(batch.fit)
             position = begin(optimizer, objective, objective.start(batch.fit))
         else:
             position = _position(optimizer, objective, batch.fit, saved)
@@ -417,7 +418,7 @@ class _Loop:
                 if optimizer.order == 2 and self._keep < 1.0:
                     index = self._strongest(way.name, position.state.value)
                     batch, objective = batch.take(index), upcoming.objective.take(index)
-                    unknowns = position.state.unknowns[index]
+                    unknowns = upcoming.state.unknowns[index]
                     upcoming = Position(objective, optimizer.begin(objective, unknowns))
                 position = upcoming
             state = optimizer.step(position.objective, position.state)
@@ -565,7 +566,7 @@ def _result(
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
-    collocation = DirectCollocation().build(ude, rows, steps=1)
+    collocation = DirectCollocation().build(ude, rows, steps=1).suited_to(chosen)
     information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
     covariance = np.full((size, size), np.inf)

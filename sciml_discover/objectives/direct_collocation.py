@@ -35,6 +35,16 @@ CLOSED = 1e-2
 CONTINUOUS = 1e4
 """A weight of the defects with which trajectories are continuous for all that the noise can tell."""
 
+INACCURATE = 0.1
+"""An interval whose end is wrong by more than this, in units of the tolerance, is split."""
+
+UNSTABLE = 1.5
+"""Most growth of a state's logarithm over an interval. A longer step of an L-stable method would damp what should grow,
+and its stage matrix can be singular."""
+
+MOST_PIECES = 64
+"""Most pieces into which an interval is split at once."""
+
 STAGE_SWEEPS = 4
 """Newton iterations for the stages of an interval, from those of a fit."""
 
@@ -62,6 +72,10 @@ class DirectCollocation(AbstractObjectiveOptions):
     """Rounds in which the weight grows."""
     multiplier_rounds: int = pydantic.Field(default=3, ge=0, le=20)
     """Most rounds after them, in which multipliers close the defects."""
+    refinements: int = pydantic.Field(default=3, ge=0, le=20)
+    """How often intervals between rows may be split where the method is not accurate enough, by Gauss-Newton."""
+    most_intervals: pydantic.PositiveFloat = 10.0
+    """Most intervals after splitting, relative to the number of rows."""
 
     def backed_off(self) -> AbstractObjectiveOptions | None:
         """Return multiple shooting, which needs no guess of what happens inside an interval."""
@@ -181,39 +195,98 @@ class CollocationObjective(AbstractObjective):
 
     # --- rounds ------------------------------------------------------------------------------------------
 
-    def rounds_of(self, order: Order) -> int:  # noqa: ARG002 - the same for all
+    def rounds_of(self, order: Order) -> int:
         """Return the most rounds."""
-        return self.options.rounds + self.options.multiplier_rounds
+        refinements = self.options.refinements if order == 2 else 0
+        return self.options.rounds + self.options.multiplier_rounds + refinements
 
     @property
     def provisional(self) -> bool:
         """Whether the weight of the defects still grows."""
         return self.closing.number + 1 < self.options.rounds
 
-    def first_round(self, order: Order) -> CollocationObjective:  # noqa: ARG002 - the same for all
+    def first_round(self, order: Order) -> CollocationObjective:
         """Return the objective with the smallest weight of the defects."""
-        return self._in(Closing(self.options.continuity))
+        # What follows gradients has a memory of its own, which would not fit other unknowns.
+        refined = 0 if order == 2 else self.options.refinements
+        return self._in(Closing(self.options.continuity, refined=refined))
+
+    def suited_to(self, state: FitState) -> CollocationObjective:
+        """Return the objective on a mesh that resolves how fast something grows where the fit stands."""
+        if self.options.refinements == 0:
+            return self
+        pieces = self._pieces(self.start(state), accurately=False)
+        return self if pieces is None else self._in(self.closing, self.mesh.split(pieces))
 
     def next_round(self, unknowns: torch.Tensor) -> CollocationObjective | None:
         """Return the objective with a larger weight, or with multipliers; None once the defects are closed."""
-        closing = self.closing
+        closing, mesh = self.closing, self.mesh
         if closing.number + 1 < self.options.rounds:
             grown = closing.weight * self.options.growth
-            return self._in(Closing(grown, closing.number + 1))
+            return self._in(replace(closing, weight=grown, number=closing.number + 1))
+        if closing.shift is None and closing.refined < self.options.refinements:
+            pieces = self._pieces(unknowns)
+            if pieces is not None:
+                return self._in(replace(closing, refined=closing.refined + 1), mesh.split(pieces))
         if closing.number + 1 >= self.options.rounds + self.options.multiplier_rounds:
             return None
         with torch.no_grad():
-            nodes, inner, theta = self.split(unknowns)
-            stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-            slopes, by_state, _ = self.ude.linearize(
-                self._times, stages.flatten(1, 3), theta, self._inputs
-            )
-            error = self._error(self._inverse(by_state), self._defect(nodes, stages, slopes))
+            error = self._point(unknowns)[0]
         if bool((error.abs().flatten(1).amax(1) < CLOSED).all()):
             return None
         jump = torch.nan_to_num(error[..., -1, :])
         shift = jump if closing.shift is None else closing.shift + jump
         return self._in(replace(closing, number=closing.number + 1, shift=shift))
+
+    def carry(self, previous: AbstractObjective, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the unknowns of another mesh on this one: the collocation polynomials of its intervals go on."""
+        if not isinstance(previous, CollocationObjective) or previous.mesh is self.mesh:
+            return unknowns
+        nodes, inner, theta = previous.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        nodes, inner = carry_states(nodes, stages, self._fractions, previous.mesh, self.mesh)
+        return torch.cat([nodes.flatten(1), inner.flatten(1), theta], dim=1)
+
+    def _point(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the errors of the states ``(B, J, S, s, d)`` and ``df/dx`` ``(B, J, S, s, d, d)``."""
+        nodes, inner, theta = self.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        slopes, by_state, _ = self.ude.linearize(self._times, stages.flatten(1, 3), theta, self._inputs)
+        error = self._error(self._inverse(by_state), self._defect(nodes, stages, slopes))
+        return error, by_state.reshape(*stages.shape, stages.shape[-1])
+
+    def _pieces(self, unknowns: torch.Tensor, *, accurately: bool = True) -> torch.Tensor | None:
+        """Return into how many pieces each interval should be split, shape ``(J, S)``; None if none should.
+
+        An interval is too long if its two halves would not meet where it ends (step doubling, Hairer, Norsett & Wanner
+        1993, section II.4), measured like the defects; or if something grows so fast in it that the method
+        would damp it instead, which the halves would not show. What most members of the batch agree on counts.
+
+        Args:
+            unknowns: where the fit stands.
+            accurately: whether the first of the two counts.
+        """
+        halves = self._in(self.closing, self.mesh.split(torch.full_like(self.mesh.start, 2, dtype=torch.int64)))
+        with torch.no_grad():
+            error, by_state = halves._point(halves.carry(self, unknowns))
+            shape = (*error.shape[:2], self.mesh.intervals)
+            wrong = torch.nan_to_num(error.abs(), nan=torch.inf).reshape(*shape, -1).amax(-1)
+            growth = _growth(by_state, halves.mesh.length[..., None]).reshape(*shape, -1).amax(-1)
+            wrong, growth = wrong.median(0).values, 2.0 * growth.median(0).values
+        pieces = torch.ceil(growth / UNSTABLE)
+        if accurately:
+            # The error falls with a high power of the length; much more than 4 pieces cannot be foretold.
+            power = 1.0 / (2 * self.options.stages - 1)
+            pieces = torch.maximum(pieces, torch.ceil((wrong / INACCURATE) ** power).clamp_max(4))
+        pieces = pieces.clamp(1, MOST_PIECES).long()
+        pieces = torch.where(self.mesh.length > 0, pieces, 1)
+        most = int(self.options.most_intervals * sum(self.rows.lengths))
+        while int((pieces - 1).sum()) + int((self.mesh.length > 0).sum()) > most:
+            fewer = torch.where(pieces > 2, pieces // 2, 1)
+            if torch.equal(fewer, pieces):
+                break
+            pieces = fewer
+        return pieces if bool((pieces > 1).any()) else None
 
     @property
     def memory(self) -> dict[str, torch.Tensor]:
@@ -222,6 +295,8 @@ class CollocationObjective(AbstractObjective):
         memory = {
             "weight": torch.tensor(closing.weight, dtype=torch.float64),
             "number": torch.tensor(closing.number),
+            "refined": torch.tensor(closing.refined),
+            **self.mesh.memory,
         }
         return memory if closing.shift is None else {**memory, "shift": closing.shift}
 
@@ -230,7 +305,8 @@ class CollocationObjective(AbstractObjective):
         shift = memory.get("shift")
         if shift is not None:
             shift = shift.to(self.rows.times.device)
-        return self._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
+        closing = Closing(float(memory["weight"]), int(memory["number"]), shift, int(memory["refined"]))
+        return self._in(closing, recall_mesh(memory, self.rows))
 
     def _in(self, closing: Closing, mesh: Mesh | None = None) -> CollocationObjective:
         """Return this objective in another round, and maybe on another mesh."""
@@ -394,6 +470,22 @@ class CollocationObjective(AbstractObjective):
             shared_gradient=precision * theta - pull,
             node_damping=self.rows.scale.reciprocal().square().expand(gradient.shape),
         )
+
+
+def _growth(by_state: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """Return how fast the fastest growing direction grows times the length of the interval, shape ``(B, ...)``.
+
+    Args:
+        by_state: derivatives of the right-hand side, shape ``(B, ..., d, d)``.
+        length: broadcastable to ``(...)``.
+    """
+    bound = length * torch.linalg.matrix_norm(by_state)
+    growth = torch.zeros_like(bound)
+    fast = bound > UNSTABLE
+    if bool(fast.any()):
+        matrices = torch.nan_to_num(by_state[fast], nan=0.0, posinf=0.0, neginf=0.0)
+        growth[fast] = torch.linalg.eigvals(matrices).real.amax(-1) * length.expand_as(bound)[fast]
+    return growth
 
 
 @dataclass(frozen=True)
