@@ -25,7 +25,7 @@ from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.ude import UDE, ParameterMap
-from sciml_discover.unknown_inputs import estimate_states
+from sciml_discover.unknown_inputs import estimate_states, use_known_equations
 
 if TYPE_CHECKING:
     import torch
@@ -275,6 +275,8 @@ def train(
     rows = make_rows(system, data.train, data.noise, device)
     if not _well_seen(system, data):
         rows = estimate_states(system, rows)
+    else:
+        rows = use_known_equations(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
     ude = UDE(system, networks, device, PARAMETER_PRIOR)
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
