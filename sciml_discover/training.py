@@ -91,7 +91,7 @@ def auto_stages(system: System, data: PreparedData) -> tuple[TrainStage, ...]:
         objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )
     matching = TrainStage(
-        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=30, tolerance=0.5)
+        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=100, tolerance=0.5)
     )
     return (matching, collocation)
 
