@@ -224,7 +224,10 @@ class CollocationObjective(AbstractObjective):
         if closing.number + 1 < self.options.rounds:
             grown = closing.weight * self.options.growth
             return self._in(replace(closing, weight=grown, number=closing.number + 1))
-        if closing.shift is None and closing.refined < self.options.refinements:
+        # Where nothing grows between rows, splitting frees the equation to do as it likes between them: Robertson's
+        # reactions came out worse, so that the rows stay the nodes there.
+        split = mesh.positions is not None and closing.shift is None
+        if split and closing.refined < self.options.refinements:
             pieces = self._pieces(unknowns)
             if pieces is not None:
                 return self._in(replace(closing, refined=closing.refined + 1), mesh.split(pieces))

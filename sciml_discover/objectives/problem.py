@@ -167,8 +167,12 @@ class Rows:
         return slope * self.weights
 
     def keep_positive(self, states: torch.Tensor) -> torch.Tensor:
-        """Return states, those that must be positive kept above a thousandth of their scale."""
-        return torch.where(self.positive, torch.maximum(states, 1e-3 * self.scale), states)
+        """Return states ``(..., J, L, states)``, those that must be positive kept above a thousandth of their scale.
+
+        Where noise is so small that even smaller values can be told, they are kept above their noise.
+        """
+        smallest = torch.minimum(1e-3 * self.scale, self.tolerance_at_rows)
+        return torch.where(self.positive, torch.maximum(states, smallest), states)
 
 
 def make_rows(
