@@ -42,7 +42,9 @@ def choose_steps(ude: UDE, rows: Rows, state: FitState, accuracy: float = 1e-2) 
 
     def solve(steps: int) -> torch.Tensor:
         with torch.no_grad():
-            return integrate_batch(lambda time, at: field(time, at, inputs(time)), start, length, begin, steps)
+            return integrate_batch(
+                lambda time, at: field(time, at, inputs(time)), start, length, begin, steps
+            )
 
     steps, coarse = 1, solve(1)
     while steps < MOST_STEPS:

@@ -18,7 +18,7 @@ from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, DirectCollocation, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
-from sciml_discover.optimizers import Adam, GaussNewton, OptimizerOptions
+from sciml_discover.optimizers import GaussNewton, OptimizerOptions
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 from sciml_discover.optimizers.driver import Position, begin, next_round
 from sciml_discover.solve import choose_steps, resolve_rows
@@ -143,7 +143,9 @@ def hole_sizes(system: System, rows: Rows) -> list[float]:
         found = []
         for state in np.flatnonzero(influence[:, number]):
             factor, size = factors[:, state, number], float(typical[state])
-            large = np.isfinite(factor) & (factor > SMALL_FACTOR * np.max(factor, initial=0.0, where=factor < np.inf))
+            large = np.isfinite(factor) & (
+                factor > SMALL_FACTOR * np.max(factor, initial=0.0, where=factor < np.inf)
+            )
             if np.any(large & (factor != 1.0)):
                 told = slopes[large, state] / factor[large]
                 constant = np.ptp(factor[large]) == 0.0 or not np.isfinite(told).all()
@@ -273,10 +275,7 @@ def train(
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
-    if not _well_seen(system, data):
-        rows = estimate_states(system, rows)
-    else:
-        rows = use_known_equations(system, rows)
+    rows = use_known_equations(system, rows) if _well_seen(system, data) else estimate_states(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
     ude = UDE(system, networks, device, PARAMETER_PRIOR)
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))

@@ -269,7 +269,9 @@ class CollocationObjective(AbstractObjective):
             unknowns: where the fit stands.
             accurately: whether the first of the two counts.
         """
-        halves = self._in(self.closing, self.mesh.split(torch.full_like(self.mesh.start, 2, dtype=torch.int64)))
+        halves = self._in(
+            self.closing, self.mesh.split(torch.full_like(self.mesh.start, 2, dtype=torch.int64))
+        )
         with torch.no_grad():
             error, by_state = halves._point(halves.carry(self, unknowns))
             shape = (*error.shape[:2], self.mesh.intervals)

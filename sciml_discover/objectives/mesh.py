@@ -148,7 +148,7 @@ def carry_states(
     """
     series = torch.arange(len(after.start), device=nodes.device)[:, None]
     middle = after.start + 0.5 * after.length
-    origin = (torch.searchsorted(before.start, middle, right=True) - 1).clamp_min(0)
+    origin = (torch.searchsorted(before.start.contiguous(), middle, right=True) - 1).clamp_min(0)
     start, length = before.start[series, origin], before.length[series, origin]
     inside = after.start[..., None] + after.length[..., None] * fractions
     where = _fraction(inside, start[..., None], length[..., None])  # (J, S', s)
