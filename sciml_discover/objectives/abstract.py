@@ -118,6 +118,14 @@ class AbstractObjective(ABC):
         """Return the objective of the round after this one, which ended at ``unknowns``; None after the last."""
         return None
 
+    def carry(self, previous: AbstractObjective, unknowns: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - as above
+        """Return the unknowns of the round before in the terms of this one, which may have others: see `next_round`."""
+        return unknowns
+
+    def suited_to(self, state: FitState) -> AbstractObjective:  # noqa: ARG002 - most objectives suit any
+        """Return the objective, prepared for a fit that begins where ``state`` is, before its first round."""
+        return self
+
     @property
     def prior(self) -> torch.Tensor | None:
         """Strengths of the networks' priors, where this objective has chosen them itself, shape ``(B, holes)``."""

@@ -32,6 +32,7 @@ from sciml_discover.objectives.abstract import (
     choose,
     take,
 )
+from sciml_discover.objectives.mesh import Mesh, carry_states, recall_mesh, row_mesh
 from sciml_discover.objectives.multiple_shooting import MultipleShooting
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.ude import UDE, Dynamics, Slopes
@@ -52,6 +53,16 @@ LARGEST_INFORMATION = 1500
 
 AT_ONCE = 20_000_000
 """Numbers in the signals of the networks that are computed at once."""
+
+INACCURATE = 0.1
+"""An interval whose end is wrong by more than this, in units of the tolerance, is split."""
+
+UNSTABLE = 1.5
+"""Most growth of a state's logarithm over an interval. A longer step of an L-stable method would damp what should grow,
+and its stage matrix can be singular."""
+
+MOST_PIECES = 64
+"""Most pieces into which an interval is split at once."""
 
 STAGE_SWEEPS = 4
 """Newton iterations for the stages of an interval, from those of a fit."""
@@ -82,6 +93,10 @@ class DirectCollocation(AbstractObjectiveOptions):
     """Whether the strength of the networks' prior follows its evidence from round to round."""
     multiplier_rounds: int = pydantic.Field(default=3, ge=0, le=20)
     """Most rounds after them, in which multipliers close the defects."""
+    refinements: int = pydantic.Field(default=3, ge=0, le=20)
+    """How often intervals between rows may be split where the method is not accurate enough, by Gauss-Newton."""
+    most_intervals: pydantic.PositiveFloat = 10.0
+    """Most intervals after splitting, relative to the number of rows."""
 
     def backed_off(self) -> AbstractObjectiveOptions | None:
         """Return multiple shooting, which needs no guess of what happens inside an interval."""
@@ -113,29 +128,6 @@ def radau(stages: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """Where the nodes are.
-
-    Attributes:
-        start: begin of each interval, shape ``(J, S)``.
-        length: its length; zero where a trajectory is shorter than the longest, shape ``(J, S)``.
-    """
-
-    start: torch.Tensor
-    length: torch.Tensor
-
-    @property
-    def intervals(self) -> int:
-        """Number of intervals of the longest trajectory."""
-        return self.start.shape[1]
-
-
-def row_mesh(rows: Rows) -> Mesh:
-    """Return the mesh whose nodes are the rows."""
-    return Mesh(rows.times[:, :-1], rows.intervals)
-
-
-@dataclass(frozen=True)
 class Closing:
     """How the defects are closed in one round.
 
@@ -143,11 +135,13 @@ class Closing:
         weight: of the squared defects, in units of the tolerances.
         number: of the round.
         shift: multipliers over the weight, in units of the tolerances, shape ``(B, J, S, d)``; None for zeros.
+        refined: how often intervals have been split after a round.
     """
 
     weight: float
     number: int = 0
     shift: torch.Tensor | None = None
+    refined: int = 0
 
 
 class CollocationObjective(AbstractObjective):
@@ -178,9 +172,9 @@ class CollocationObjective(AbstractObjective):
         tensor = {"dtype": rows.times.dtype, "device": rows.times.device}
         self._fractions = torch.as_tensor(fractions, **tensor)
         self._times = (mesh.start[..., None] + mesh.length[..., None] * self._fractions).flatten()
-        self._inputs = _inputs_at_stages(rows, mesh, self._fractions)
+        self._inputs = mesh.inputs_at(rows, self._fractions)
         self._stepped = mesh.length[..., None, None] * torch.as_tensor(matrix, **tensor)  # (J, S, s, s)
-        tolerance = rows.tolerance_at_rows
+        tolerance = mesh.between_rows(rows.tolerance_at_rows, rows.times)
         self._tolerance = torch.minimum(tolerance[:, :-1], tolerance[:, 1:])  # (J, S, d)
         shape = (*mesh.start.shape, options.stages)
         self._setting = _Setting(
@@ -197,14 +191,14 @@ class CollocationObjective(AbstractObjective):
 
     def start(self, state: FitState) -> torch.Tensor:
         """Return the flat unknowns: nodes are the states at the rows, stages lie on the lines between them."""
-        nodes = state.states
+        nodes = self.mesh.between_rows(state.states, self.rows.times)
         inner = torch.lerp(nodes[:, :, :-1, None, :], nodes[:, :, 1:, None, :], self._fractions[:-1, None])
         return torch.cat([nodes.flatten(1), inner.flatten(1), state.theta], dim=1)
 
     def finish(self, unknowns: torch.Tensor) -> FitState:
         """Return the states at all rows."""
         nodes, _, theta = self.split(unknowns)
-        return FitState(nodes.clone(), theta.clone())
+        return FitState(self.mesh.at_rows(nodes).clone(), theta.clone())
 
     def unit(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return the scales of the states for nodes and stages, one for ``theta``."""
@@ -232,32 +226,48 @@ class CollocationObjective(AbstractObjective):
 
     # --- rounds ------------------------------------------------------------------------------------------
 
-    def rounds_of(self, order: Order) -> int:  # noqa: ARG002 - the same for all
+    def rounds_of(self, order: Order) -> int:
         """Return the most rounds."""
-        return self.options.rounds + self.options.multiplier_rounds
+        refinements = self.options.refinements if order == 2 else 0
+        return self.options.rounds + self.options.multiplier_rounds + refinements
 
     @property
     def provisional(self) -> bool:
         """Whether the weight of the defects still grows."""
         return self.closing.number + 1 < self.options.rounds
 
-    def first_round(self, order: Order) -> CollocationObjective:  # noqa: ARG002 - the same for all
+    def first_round(self, order: Order) -> CollocationObjective:
         """Return the objective with the smallest weight of the defects."""
-        return self._in(Closing(self.options.continuity))
+        # What follows gradients has a memory of its own, which would not fit other unknowns.
+        refined = 0 if order == 2 else self.options.refinements
+        return self._in(Closing(self.options.continuity, refined=refined))
+
+    def suited_to(self, state: FitState) -> CollocationObjective:
+        """Return the objective on a mesh that resolves how fast something grows where the fit stands."""
+        if self.options.refinements == 0:
+            return self
+        pieces = self._pieces(self.start(state), accurately=False)
+        return self if pieces is None else self._in(self.closing, self.mesh.split(pieces))
 
     def next_round(self, unknowns: torch.Tensor) -> CollocationObjective | None:
         """Return the objective with a larger weight, or with multipliers; None once the defects are closed."""
-        closing = self.closing
+        closing, mesh = self.closing, self.mesh
         if closing.number + 1 < self.options.rounds:
-            grown = Closing(closing.weight * self.options.growth, closing.number + 1)
+            grown = replace(
+                closing, weight=closing.weight * self.options.growth, number=closing.number + 1
+            )
             return self._weighed(unknowns)._in(grown) if closing.number > 0 else self._in(grown)
+        # Where nothing grows between rows, splitting frees the equation to do as it likes between them: Robertson's
+        # reactions came out worse, so that the rows stay the nodes there.
+        split = mesh.positions is not None and closing.shift is None
+        if split and closing.refined < self.options.refinements:
+            pieces = self._pieces(unknowns)
+            if pieces is not None:
+                return self._in(replace(closing, refined=closing.refined + 1), mesh.split(pieces))
         if closing.number + 1 >= self.options.rounds + self.options.multiplier_rounds:
             return None
         with torch.no_grad():
-            nodes, inner, theta = self.split(unknowns)
-            stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-            slopes = self._slopes(stages, theta)
-            error = self._error(self._inverse(slopes.by_state), self._defect(nodes, stages, slopes.value))
+            error = self._point(unknowns)[0]
         if bool((error.abs().flatten(1).amax(1) < CLOSED).all()):
             return None
         jump = torch.nan_to_num(error[..., -1, :])
@@ -297,6 +307,58 @@ class CollocationObjective(AbstractObjective):
         prior = None if trained is None else trained.filling.prior
         return prior if isinstance(prior, torch.Tensor) else None
 
+    def carry(self, previous: AbstractObjective, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the unknowns of another mesh on this one: the collocation polynomials of its intervals go on."""
+        if not isinstance(previous, CollocationObjective) or previous.mesh is self.mesh:
+            return unknowns
+        nodes, inner, theta = previous.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        nodes, inner = carry_states(nodes, stages, self._fractions, previous.mesh, self.mesh)
+        return torch.cat([nodes.flatten(1), inner.flatten(1), theta], dim=1)
+
+    def _point(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the errors of the states ``(B, J, S, s, d)`` and ``df/dx`` ``(B, J, S, s, d, d)``."""
+        nodes, inner, theta = self.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        slopes = self._slopes(stages, theta)
+        error = self._error(self._inverse(slopes.by_state), self._defect(nodes, stages, slopes.value))
+        return error, slopes.by_state.reshape(*stages.shape, stages.shape[-1])
+
+    def _pieces(self, unknowns: torch.Tensor, *, accurately: bool = True) -> torch.Tensor | None:
+        """Return into how many pieces each interval should be split, shape ``(J, S)``; None if none should.
+
+        An interval is too long if its two halves would not meet where it ends (step doubling, Hairer, Norsett & Wanner
+        1993, section II.4), measured like the defects; or if something grows so fast in it that the method
+        would damp it instead, which the halves would not show. What most members of the batch agree on counts.
+
+        Args:
+            unknowns: where the fit stands.
+            accurately: whether the first of the two counts.
+        """
+        halves = self._in(
+            self.closing, self.mesh.split(torch.full_like(self.mesh.start, 2, dtype=torch.int64))
+        )
+        with torch.no_grad():
+            error, by_state = halves._point(halves.carry(self, unknowns))
+            shape = (*error.shape[:2], self.mesh.intervals)
+            wrong = torch.nan_to_num(error.abs(), nan=torch.inf).reshape(*shape, -1).amax(-1)
+            growth = _growth(by_state, halves.mesh.length[..., None]).reshape(*shape, -1).amax(-1)
+            wrong, growth = wrong.median(0).values, 2.0 * growth.median(0).values
+        pieces = torch.ceil(growth / UNSTABLE)
+        if accurately:
+            # The error falls with a high power of the length; much more than 4 pieces cannot be foretold.
+            power = 1.0 / (2 * self.options.stages - 1)
+            pieces = torch.maximum(pieces, torch.ceil((wrong / INACCURATE) ** power).clamp_max(4))
+        pieces = pieces.clamp(1, MOST_PIECES).long()
+        pieces = torch.where(self.mesh.length > 0, pieces, 1)
+        most = int(self.options.most_intervals * sum(self.rows.lengths))
+        while int((pieces - 1).sum()) + int((self.mesh.length > 0).sum()) > most:
+            fewer = torch.where(pieces > 2, pieces // 2, 1)
+            if torch.equal(fewer, pieces):
+                break
+            pieces = fewer
+        return pieces if bool((pieces > 1).any()) else None
+
     @property
     def memory(self) -> dict[str, torch.Tensor]:
         """Weight, number and multipliers of the round, and the priors that followed their evidence."""
@@ -304,6 +366,8 @@ class CollocationObjective(AbstractObjective):
         memory = {
             "weight": torch.tensor(closing.weight, dtype=torch.float64),
             "number": torch.tensor(closing.number),
+            "refined": torch.tensor(closing.refined),
+            **self.mesh.memory,
         }
         if closing.shift is not None:
             memory["shift"] = closing.shift
@@ -321,11 +385,12 @@ class CollocationObjective(AbstractObjective):
         if "prior" in memory and trained is not None:
             prior = memory["prior"].to(self.rows.times.device)
             recalled = self._of(trained.with_filling(trained.filling.with_prior(prior)))
-        return recalled._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
+        closing = Closing(float(memory["weight"]), int(memory["number"]), shift, int(memory["refined"]))
+        return recalled._in(closing, recall_mesh(memory, self.rows))
 
-    def _in(self, closing: Closing) -> CollocationObjective:
-        """Return this objective in another round."""
-        return CollocationObjective(self.options, self.ude, self.rows, self.mesh, closing)
+    def _in(self, closing: Closing, mesh: Mesh | None = None) -> CollocationObjective:
+        """Return this objective in another round, and maybe on another mesh."""
+        return CollocationObjective(self.options, self.ude, self.rows, mesh or self.mesh, closing)
 
     def _of(self, ude: Dynamics) -> CollocationObjective:
         """Return this objective for another equation."""
@@ -351,7 +416,7 @@ class CollocationObjective(AbstractObjective):
         with torch.no_grad():
             inverse = self._inverse(self._slopes(stages, theta).by_state)
         defect = self._defect(nodes, stages, self.ude.rhs(self._times, points, theta, self._inputs))
-        residual = self.rows.residual(nodes)
+        residual = self.rows.residual(self.mesh.at_rows(nodes))
         prior = (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
         scaled = self._shifted(self._error(inverse, defect))
         penalty = self.closing.weight * scaled.square().sum((1, 2, 3, 4))
@@ -447,7 +512,7 @@ class CollocationObjective(AbstractObjective):
         apart = self._stepped[..., :, None, :, None] * by_holes.transpose(-2, -3)[..., None, :, :, :]
         ends = last @ apart.flatten(-2).flatten(3, 4)
 
-        residual, by_node = self.rows.linearize(nodes)
+        residual, by_node = self.rows.linearize(self.mesh.at_rows(nodes))
         precision = self.ude.prior_precision(batch)
         fit = 0.5 * (residual.square().sum((1, 2, 3)) + (precision * theta.square()).sum(1))
         inner_cost = 0.5 * weight * scaled[..., :-1, :].square().sum((1, 2, 3, 4))
@@ -465,8 +530,8 @@ class CollocationObjective(AbstractObjective):
             theta=theta,
             by_parameters=by_parameters,
             by_holes=by_holes.expand(*stages.shape, by_holes.shape[-1]),
-            data=by_node.transpose(-1, -2) @ by_node,
-            data_gradient=(by_node.transpose(-1, -2) @ residual[..., None])[..., 0],
+            data=self.mesh.at_nodes(by_node.transpose(-1, -2) @ by_node),
+            data_gradient=self.mesh.at_nodes((by_node.transpose(-1, -2) @ residual[..., None])[..., 0]),
             begin=begin,
             scaled=scaled[..., -1, :],
             end_by_parameters=last @ moved,
@@ -522,15 +587,20 @@ class _Setting:
         )
 
 
-def _inputs_at_stages(rows: Rows, mesh: Mesh, fractions: torch.Tensor) -> torch.Tensor | None:
-    """Return the controls at all stages, shape ``(J * S * s, controls)``; None without controls."""
-    evaluate, inputs = rows.inputs(), []
-    for fraction in fractions:
-        value = evaluate((mesh.start + fraction * mesh.length).flatten())
-        if value is None:
-            return None
-        inputs.append(value)
-    return torch.stack(inputs, dim=1).flatten(0, 1)
+def _growth(by_state: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """Return how fast the fastest growing direction grows times the length of the interval, shape ``(B, ...)``.
+
+    Args:
+        by_state: derivatives of the right-hand side, shape ``(B, ..., d, d)``.
+        length: broadcastable to ``(...)``.
+    """
+    bound = length * torch.linalg.matrix_norm(by_state)
+    growth = torch.zeros_like(bound)
+    fast = bound > UNSTABLE
+    if bool(fast.any()):
+        matrices = torch.nan_to_num(by_state[fast], nan=0.0, posinf=0.0, neginf=0.0)
+        growth[fast] = torch.linalg.eigvals(matrices).real.amax(-1) * length.expand_as(bound)[fast]
+    return growth
 
 
 @dataclass(frozen=True)
