@@ -275,7 +275,8 @@ def train(
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
-    rows = use_known_equations(system, rows) if _well_seen(system, data) else estimate_states(system, rows)
+    seen = _well_seen(system, data)
+    rows = use_known_equations(system, rows) if seen else estimate_states(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
     ude = UDE(system, networks, device, PARAMETER_PRIOR)
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
@@ -284,6 +285,9 @@ def train(
     fit = FitState(smooth.clone(), theta)
 
     record, stages = _Record(watch, options.starts), options.stages or stages_of(options.preset)
+    if not options.stages and not seen:
+        # Nobody measured the slopes that derivatives are matched to.
+        stages = tuple(stage for stage in stages if not isinstance(stage.objective, DerivativeMatching))
     record.total = _iterations(stages, ude, rows)
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
