@@ -292,3 +292,15 @@ def test_a_linearization_holds_nothing_by_weights() -> None:
         numbers = sum(part.numel() for part in vars(found).values() if isinstance(part, torch.Tensor))
         rest = numbers - found.theta.numel() - found.precision.numel()
         assert rest < 100 * built.rows.times.numel() * len(built.rows.scale)
+
+
+@pytest.mark.parametrize("method", ["bordered", "dual", "matrix-free"])
+def test_take_and_choose_keep_the_members_apart(method: Method) -> None:
+    built, unknowns = objective(DOSED)
+    here, there = built.linearize(unknowns), built.linearize(unknowns + 0.01)
+    steps = [item.solve(DAMPING, method)[0] for item in (here, there)]
+    alone = here.take(torch.tensor([1])).solve(DAMPING[1:], method)[0]
+    close(alone, steps[0][1:], 1e-9)
+    mixed = here.choose(torch.tensor([True, False]), there).solve(DAMPING, method)[0]
+    close(mixed, torch.stack([steps[0][0], steps[1][1]]), 1e-9)
+    assert here.choose(torch.tensor([True, True]), there) is here

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 Method = Literal["bordered", "dual", "matrix-free"]
 """How a `ContinuityProblem` is solved."""
 
-EXACT = 1e10
-"""Operations up to which an exact method is taken in any case: about a second."""
+EXACT = 4e9
+"""Operations up to which an exact method is taken in any case: a fraction of a second."""
 
 USUAL_ITERATIONS = 20
 """Iterations of the matrix-free method that its estimate counts on."""
