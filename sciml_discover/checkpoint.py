@@ -170,10 +170,15 @@ def software() -> tuple[str, ...]:
 
 
 def tensors_of(value: Any, name: str = "") -> dict[str, np.ndarray]:
-    """Return all tensors in a dataclass of tensors, nested ones too, by their dotted names."""
+    """Return all tensors in a dataclass of tensors, nested ones too, by their dotted names.
+
+    Whatever else is in it is left out.
+    """
     if isinstance(value, torch.Tensor):
         return {name: value.detach().cpu().numpy()}
     found: dict[str, np.ndarray] = {}
+    if not dataclasses.is_dataclass(value):
+        return found
     for field in dataclasses.fields(value):
         found |= tensors_of(getattr(value, field.name), f"{name}.{field.name}".lstrip("."))
     return found
@@ -182,12 +187,16 @@ def tensors_of(value: Any, name: str = "") -> dict[str, np.ndarray]:
 def with_tensors(like: T, tensors: Mapping[str, np.ndarray], name: str = "") -> T:
     """Return a dataclass like another, with the tensors that `tensors_of` gave, on the devices of the other's.
 
+    Whatever is no tensor is the other's.
+
     Raises:
         KeyError: if one is not among them.
     """
     if isinstance(like, torch.Tensor):
         # A copy in memory that torch aligned: results can depend on it in the last bit.
         return torch.as_tensor(tensors[name]).to(like.device, copy=True)
+    if not dataclasses.is_dataclass(like):
+        return like
     parts = {
         field.name: with_tensors(getattr(like, field.name), tensors, f"{name}.{field.name}".lstrip("."))
         for field in dataclasses.fields(like)  # pyright: ignore[reportArgumentType]

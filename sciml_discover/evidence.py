@@ -44,6 +44,42 @@ def update_prior(
     identity = torch.eye(scaled.shape[-1], dtype=scaled.dtype, device=scaled.device)
     values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], scaled, identity))
     said = (values - 1.0).clamp_min(0.0)
+    return _strengths(said, vectors, finite, weights, prior, counts, n_values)
+
+
+def update_prior_by_factor(
+    factor: torch.Tensor, weights: torch.Tensor, prior: torch.Tensor, counts: list[int], n_values: int
+) -> torch.Tensor:
+    """Return the same as `update_prior` for many weights, from few rows that say the same as the data.
+
+    Args:
+        factor: its square is what the data say about the weights, shape ``(B, rows, weights)``.
+        weights: at the maximum of the posterior, shape ``(B, weights)``.
+        prior: strengths so far, shape ``(B, holes)``.
+        counts: number of weights of each hole.
+        n_values: number of measured values.
+    """
+    per_weight = prior.square().repeat_interleave(torch.tensor(counts, device=prior.device), dim=1)
+    scaled = factor / per_weight.sqrt()[:, None, :]
+    finite = torch.isfinite(scaled).flatten(1).all(1)
+    scaled = torch.where(finite[:, None, None], scaled, 0.0)
+    said, rows = torch.linalg.eigh(scaled @ scaled.transpose(-1, -2))
+    said = said.clamp_min(0.0)
+    # Directions in which nothing is said have no length here, and no share either.
+    vectors = (scaled.transpose(-1, -2) @ rows) * said.clamp_min(1e-12).rsqrt()[:, None, :]
+    return _strengths(said, vectors, finite, weights, prior, counts, n_values)
+
+
+def _strengths(
+    said: torch.Tensor,
+    vectors: torch.Tensor,
+    finite: torch.Tensor,
+    weights: torch.Tensor,
+    prior: torch.Tensor,
+    counts: list[int],
+    n_values: int,
+) -> torch.Tensor:
+    """Return the new strengths from what the data say along orthogonal directions, in units of the prior."""
     factor = _factor(said, 0.5 * n_values)
     share = (vectors.square() * (said / (said + factor[:, None]))[:, None, :]).sum(-1)
     strengths = []

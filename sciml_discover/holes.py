@@ -16,6 +16,7 @@ import numpy as np
 
 from sciml_discover.base import lazy_import
 from sciml_discover.library import Library
+from sciml_discover.linear_algebra import OuterProducts
 
 if TYPE_CHECKING:
     import torch
@@ -62,6 +63,36 @@ class AbstractFilling(ABC):
         controls: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return values ``(B, P, holes)`` and their derivatives by state and by weights."""
+
+    @abstractmethod
+    def slopes(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return values ``(B, P, holes)`` and their derivatives by state alone, ``(B, P, holes, states)``."""
+
+    @abstractmethod
+    def products(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[OuterProducts, ...]:
+        """Return each hole's derivative by its own weights, those of `linearize` without the zeros."""
+
+    @property
+    @abstractmethod
+    def widths(self) -> tuple[int, ...]:
+        """Number of weights of each hole, in the order in which they stand in the flat weights."""
+
+    @property
+    @abstractmethod
+    def factors(self) -> int:
+        """Numbers that `products` holds for each point."""
 
     @abstractmethod
     def prior_precision(self, batch: int) -> torch.Tensor:
@@ -189,42 +220,118 @@ class ResidualNetworks(AbstractFilling):
         by_weights = state.new_zeros(batch, points, holes, self.n_weights)
         begin = 0
         for number, shape in enumerate(self.shapes):
-            layers = self._layers(shape, weights[:, begin : begin + shape.n_weights])
-            signals = [self._inputs(number, time, state, controls)]
-            for matrix, bias in layers[:-1]:
-                signals.append(torch.tanh(torch.baddbmm(bias, signals[-1], matrix)))
-            matrix, bias = layers[-1]
-            outputs.append(shape.output_scale * torch.baddbmm(bias, signals[-1], matrix))
-
-            # Backward: `delta` is the derivative of the output by each layer's input sum.
-            delta = state.new_full((batch, points, 1), shape.output_scale)
-            end = begin + shape.n_weights
-            for layer in reversed(range(len(layers))):
-                matrix, _ = layers[layer]
-                incoming = signals[layer]
-                width, following = matrix.shape[1:]
-                bias_begin = end - following
-                matrix_begin = bias_begin - width * following
-                by_weights[:, :, number, bias_begin:end] = delta
-                by_weights[:, :, number, matrix_begin:bias_begin] = (
-                    incoming[..., :, None] * delta[..., None, :]
-                ).flatten(-2)
-                end = matrix_begin
-                delta = torch.bmm(delta, matrix.transpose(1, 2))
-                if layer > 0:
-                    delta = delta * (1.0 - incoming * incoming)
-            delta = delta / self._scales[number]
-            for position, source in enumerate(shape.inputs):
-                if source < dimension:
-                    by_state[:, :, number, source] = delta[..., position]
-            begin += shape.n_weights
+            output, signals, deltas, slope = self._sweep(
+                number, weights[:, begin : begin + shape.n_weights], time, state, controls
+            )
+            outputs.append(output)
+            for signal, delta in zip(signals, deltas, strict=True):
+                middle = begin + signal.shape[-1] * delta.shape[-1]
+                end = middle + delta.shape[-1]
+                product = signal[..., :, None] * delta[..., None, :]
+                by_weights[:, :, number, begin:middle] = product.flatten(-2)
+                by_weights[:, :, number, middle:end] = delta
+                begin = end
+            self._put(by_state, number, slope)
         return torch.cat(outputs, dim=-1), by_state, by_weights
+
+    def slopes(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return outputs ``(B, P, holes)`` and their derivatives by state ``(B, P, holes, d)``."""
+        batch, points, dimension = state.shape
+        by_state = state.new_zeros(batch, points, len(self.shapes), dimension)
+        outputs, begin = [], 0
+        for number, shape in enumerate(self.shapes):
+            end = begin + shape.n_weights
+            output, _, _, slope = self._sweep(number, weights[:, begin:end], time, state, controls)
+            outputs.append(output)
+            self._put(by_state, number, slope)
+            begin = end
+        return torch.cat(outputs, dim=-1), by_state
+
+    def products(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[OuterProducts, ...]:
+        """Return each network's derivative by its own weights: a layer's signals x how its sums are felt."""
+        found, begin = [], 0
+        one = state.new_ones(()).expand(*state.shape[:2], 1)
+        for number, shape in enumerate(self.shapes):
+            end = begin + shape.n_weights
+            _, signals, deltas, _ = self._sweep(number, weights[:, begin:end], time, state, controls)
+            # A bias is the weight of a signal that is always one.
+            pairs = [
+                (torch.cat([signal, one], dim=-1), delta)
+                for signal, delta in zip(signals, deltas, strict=True)
+            ]
+            found.append(OuterProducts(tuple(pairs)))
+            begin = end
+        return tuple(found)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of weights of each network."""
+        return tuple(shape.n_weights for shape in self.shapes)
+
+    @property
+    def factors(self) -> int:
+        """Signals of all layers and derivatives by all sums."""
+        return sum(
+            sum(shape.widths[:-1]) + sum(shape.widths[1:]) + len(shape.hidden) + 1 for shape in self.shapes
+        )
+
+    def _sweep(
+        self,
+        number: int,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], torch.Tensor]:
+        """Go through one network forwards and backwards.
+
+        Returns:
+            The output, the signals that go into each layer, the output's derivatives by each layer's sums, and by
+            the network's inputs.
+        """
+        shape = self.shapes[number]
+        layers = self._layers(shape, weights)
+        signals = [self._inputs(number, time, state, controls)]
+        for matrix, bias in layers[:-1]:
+            signals.append(torch.tanh(torch.baddbmm(bias, signals[-1], matrix)))
+        matrix, bias = layers[-1]
+        output = shape.output_scale * torch.baddbmm(bias, signals[-1], matrix)
+        delta = state.new_full((*state.shape[:2], 1), shape.output_scale)
+        deltas = []
+        for layer in reversed(range(len(layers))):
+            deltas.append(delta)
+            delta = torch.bmm(delta, layers[layer][0].transpose(1, 2))
+            if layer > 0:
+                delta = delta * (1.0 - signals[layer] * signals[layer])
+        return output, signals, deltas[::-1], delta / self._scales[number]
+
+    def _put(self, by_state: torch.Tensor, number: int, slope: torch.Tensor) -> None:
+        """Write a network's derivatives by its inputs where those are states."""
+        for position, source in enumerate(self.shapes[number].inputs):
+            if source < by_state.shape[-1]:
+                by_state[:, :, number, source] = slope[..., position]
 
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the squared prior strength for every weight."""
         if isinstance(self.prior, torch.Tensor):
-            counts = torch.tensor([shape.n_weights for shape in self.shapes], device=self.prior.device)
-            return self.prior.square().repeat_interleave(counts, dim=1)
+            squares = self.prior.square().unbind(1)
+            blocks = [
+                square[:, None].expand(-1, shape.n_weights)
+                for square, shape in zip(squares, self.shapes, strict=True)
+            ]
+            return torch.cat(blocks, dim=1)
         return torch.full((batch, self.n_weights), self.prior**2, dtype=torch.float64, device=self._device)
 
     def priors(self, batch: int) -> torch.Tensor:
@@ -363,10 +470,52 @@ class MaskedLibraries(AbstractFilling):
         controls: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the sums and their derivatives by state and by coefficients."""
+        values, by_state, chosen = self._sweep(weights, time, state, controls)
+        by_weights = state.new_zeros(*values.shape, self.n_weights)
+        begin = 0
+        for number, terms in enumerate(chosen):
+            by_weights[:, :, number, begin : begin + terms.shape[-1]] = terms
+            begin += terms.shape[-1]
+        return values, by_state, by_weights
+
+    def slopes(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sums and their derivatives by state."""
+        return self._sweep(weights, time, state, controls)[:2]
+
+    def products(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[OuterProducts, ...]:
+        """Return each hole's terms, which are its derivatives by its coefficients."""
+        _, _, chosen = self._sweep(weights, time, state, controls)
+        one = state.new_ones(()).expand(*state.shape[:2], 1)
+        return tuple(OuterProducts(((terms, one),)) for terms in chosen)
+
+    @property
+    def factors(self) -> int:
+        """One number per term."""
+        return self.n_weights
+
+    def _sweep(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Return the sums, their derivatives by state, and each hole's terms ``(B, P, width)``."""
         batch, points, dimension = state.shape
-        outputs = []
+        outputs, chosen = [], []
         by_state = state.new_zeros(batch, points, len(self.libraries), dimension)
-        by_weights = state.new_zeros(batch, points, len(self.libraries), self.n_weights)
         begin = 0
         known: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
         for number, library in enumerate(self.libraries):
@@ -374,17 +523,16 @@ class MaskedLibraries(AbstractFilling):
             if key not in known:
                 known[key] = library.linearize(gather_inputs(self.inputs[number], time, state, controls))
             terms, slopes = known[key]
-            chosen = self._choose(terms, number)
-            width = chosen.shape[-1]
+            chosen.append(self._choose(terms, number))
+            width = chosen[-1].shape[-1]
             block = weights[:, begin : begin + width, None]
-            outputs.append(torch.bmm(chosen, block))
-            by_weights[:, :, number, begin : begin + width] = chosen
+            outputs.append(torch.bmm(chosen[-1], block))
             for position, source in enumerate(self.inputs[number]):
                 if source < dimension:
                     slope = self._choose(slopes[..., position], number)
                     by_state[:, :, number, source] += torch.bmm(slope, block)[..., 0]
             begin += width
-        return torch.cat(outputs, dim=-1), by_state, by_weights
+        return torch.cat(outputs, dim=-1), by_state, chosen
 
     def prior_precision(self, batch: int) -> torch.Tensor:  # noqa: ARG002 - supports know the batch
         """Return zero for active coefficients and one for padding, which keeps the padding at zero."""

@@ -24,8 +24,8 @@ from sciml_discover.presets import Preset, TrainStage, stages_of
 from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
-from sciml_discover.ude import UDE
-from sciml_discover.unknown_inputs import estimate_states
+from sciml_discover.ude import UDE, ParameterMap
+from sciml_discover.unknown_inputs import estimate_states, use_known_equations
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,9 @@ else:
     torch = lazy_import("torch")
 
 T = TypeVar("T")
+
+SMALL_FACTOR = 0.1
+"""Rows where the factor of a hole is a smaller part of its largest value say nothing about the hole's size."""
 
 IDENTIFIED = 0.2
 """A parameter whose standard deviation is a larger part of its value than this counts as not identifiable."""
@@ -103,16 +106,44 @@ def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple
     # A hidden state is constant here: its scale stands in for the spread that nobody has seen.
     fallback = np.append(rows.scale.cpu().numpy(), np.ones(signals.shape[1] - states.shape[1]))
     spread = np.where(spread > 1e-9 * fallback, spread, fallback)
-    by_hole = hole_influence(system)
-    shapes = []
-    for number, inputs in enumerate(system.hole_inputs):
-        sizes = rows.slope_scale.cpu().numpy()[by_hole[:, number]]
-        shapes.append(
-            NetworkShape(
-                inputs, options.hidden, center[list(inputs)], spread[list(inputs)], float(np.max(sizes))
+    sizes = hole_sizes(system, rows)
+    return tuple(
+        NetworkShape(inputs, options.hidden, center[list(inputs)], spread[list(inputs)], size)
+        for inputs, size in zip(system.hole_inputs, sizes, strict=True)
+    )
+
+
+def hole_sizes(system: System, rows: Rows) -> list[float]:
+    """Return how large each hole must be to make slopes as large as those of the data.
+
+    A hole that is added is as large as the slope. One that is multiplied by something is smaller by as much, judged at
+    the rows where that something is large.
+    """
+    parameters = ParameterMap(system, rows.times.device)
+    values = parameters.physical(parameters.initial(1))[:, None, :]
+    states = rows.smooth_states.flatten(0, 1)[None]
+    controls = None if rows.controls is None else rows.controls.flatten(0, 1)
+    nothing = states.new_zeros(*states.shape[:2], len(system.missing))
+    functions = system.torch_functions()
+    by_hole = functions.linearize(rows.times.flatten(), states, values, nothing, controls)[3]
+    factors = by_hole.expand(1, states.shape[1], -1, -1)[0].abs().cpu().numpy()  # (rows, states, holes)
+    slopes = rows.smooth_slopes.flatten(0, 1).abs().cpu().numpy()
+    influence, typical, sizes = hole_influence(system), rows.slope_scale.cpu().numpy(), []
+    for number in range(len(system.missing)):
+        found = []
+        for state in np.flatnonzero(influence[:, number]):
+            factor, size = factors[:, state, number], float(typical[state])
+            large = np.isfinite(factor) & (
+                factor > SMALL_FACTOR * np.max(factor, initial=0.0, where=factor < np.inf)
             )
-        )
-    return tuple(shapes)
+            if np.any(large & (factor != 1.0)):
+                told = slopes[large, state] / factor[large]
+                constant = np.ptp(factor[large]) == 0.0 or not np.isfinite(told).all()
+                middle = float(np.median(factor[large]))
+                size = size / middle if constant else float(np.sqrt(np.mean(told**2)))
+            found.append(size)
+        sizes.append(max(found))
+    return sizes
 
 
 def hole_influence(system: System) -> np.ndarray:
@@ -244,8 +275,8 @@ def train(
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
-    if not _well_seen(system, data):
-        rows = estimate_states(system, rows)
+    seen = _well_seen(system, data)
+    rows = use_known_equations(system, rows) if seen else estimate_states(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
     ude = UDE(system, networks, device, PARAMETER_PRIOR)
     weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
@@ -254,6 +285,9 @@ def train(
     fit = FitState(smooth.clone(), theta)
 
     record, stages = _Record(watch, options.starts), options.stages or stages_of(options.preset)
+    if not options.stages and not seen:
+        # Nobody measured the slopes that derivatives are matched to.
+        stages = tuple(stage for stage in stages if not isinstance(stage.objective, DerivativeMatching))
     record.total = _iterations(stages, ude, rows)
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
@@ -379,6 +413,7 @@ class _Loop:
         steps = saved.notes["steps"] if saved else self._steps(way, batch.fit)
         objective = way.objective.build(_with_prior(self._ude, batch.prior), self._rows, steps)
         if saved is None:
+            objective = objective.suited_to(batch.fit)
             position = begin(optimizer, objective, objective.start(batch.fit))
         else:
             position = _position(optimizer, objective, batch.fit, saved)
@@ -391,7 +426,7 @@ class _Loop:
                 if optimizer.order == 2 and self._keep < 1.0:
                     index = self._strongest(way.name, position.state.value)
                     batch, objective = batch.take(index), upcoming.objective.take(index)
-                    unknowns = position.state.unknowns[index]
+                    unknowns = upcoming.state.unknowns[index]
                     upcoming = Position(objective, optimizer.begin(objective, unknowns))
                 position = upcoming
             state = optimizer.step(position.objective, position.state)
@@ -549,7 +584,7 @@ def _result(
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
-    collocation = DirectCollocation().build(_with_prior(ude, ranked.prior[:1]), rows, steps=1)
+    collocation = DirectCollocation().build(_with_prior(ude, ranked.prior[:1]), rows, steps=1).suited_to(chosen)
     information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
     covariance = np.full((size, size), np.inf)

@@ -7,12 +7,14 @@ of the filling.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from sciml_discover.base import lazy_import
 from sciml_discover.holes import AbstractFilling, Field
+from sciml_discover.linear_algebra import OuterProducts
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +110,23 @@ class ParameterMap:
         return list(self._free)
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """The time derivative at ``P`` points, and its derivatives by everything but weights.
+
+    Attributes:
+        value: shape ``(B, P, states)``.
+        by_state: shape ``(B, P, states, states)``.
+        by_parameters: by the coordinates of the free parameters, shape ``(B, P, states, n_free)``.
+        by_holes: by what stands in the holes, shape ``(B, P, states, holes)``.
+    """
+
+    value: torch.Tensor
+    by_state: torch.Tensor
+    by_parameters: torch.Tensor
+    by_holes: torch.Tensor
+
+
 class Dynamics(Protocol):
     """What an objective asks of an equation: see `UDE`, which is one."""
 
@@ -129,6 +148,36 @@ class Dynamics(Protocol):
         controls: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return the time derivative and its derivatives by state and by ``theta``."""
+        ...
+
+    def slopes(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> Slopes:
+        """Return the time derivative and its derivatives by everything but weights."""
+        ...
+
+    def products(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[OuterProducts, ...]:
+        """Return the derivative of each hole's value by its own weights."""
+        ...
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of weights of each hole; they end ``theta``."""
+        ...
+
+    @property
+    def factors(self) -> int:
+        """Numbers that `products` holds for each point."""
         ...
 
     def prior_precision(self, batch: int) -> torch.Tensor:
@@ -226,6 +275,46 @@ class UDE(Generic[Filling]):
             slope = self.parameters.slope(coordinates)[:, None, None, :]
             f_w = torch.cat([f_p[..., self.parameters.free_positions] * slope, f_w], dim=-1)
         return value, f_x, f_w
+
+    def slopes(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> Slopes:
+        """Return the time derivative and its derivatives by everything but weights; see `rhs`.
+
+        With `products` the same as `linearize`, without the large array of derivatives by all weights.
+        """
+        coordinates, weights = self.split(theta)
+        holes, by_state = self.filling.slopes(weights, time, state, controls)
+        parameters = self.parameters.physical(coordinates)[:, None, :]
+        value, f_x, f_p, f_u = self.functions.linearize(time, state, parameters, holes, controls)
+        free = f_p[..., self.parameters.free_positions]
+        if self.n_free:
+            free = free * self.parameters.slope(coordinates)[:, None, None, :]
+        return Slopes(value, f_x + f_u @ by_state, free, f_u)
+
+    def products(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[OuterProducts, ...]:
+        """Return the derivative of each hole's value by its own weights, at ``P`` points; see `rhs`."""
+        return self.filling.products(self.split(theta)[1], time, state, controls)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of weights of each hole; they end ``theta``."""
+        return self.filling.widths
+
+    @property
+    def factors(self) -> int:
+        """Numbers that `products` holds for each point."""
+        return self.filling.factors
 
     def with_filling(self, filling: Filling) -> UDE[Filling]:
         """Return the equation with something else in its holes."""

@@ -14,11 +14,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sciml_discover.base import lazy_import
-from sciml_discover.objectives.direct_collocation import CollocationObjective, DirectCollocation, row_mesh
+from sciml_discover.linear_algebra import OuterProducts
+from sciml_discover.objectives.direct_collocation import CollocationObjective, DirectCollocation
+from sciml_discover.objectives.mesh import row_mesh
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.driver import minimise
-from sciml_discover.ude import ParameterMap
+from sciml_discover.ude import ParameterMap, Slopes
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +40,12 @@ ITERATIONS, TOLERANCE = 20, 0.5
 
 LARGEST_GUESS = 5.0
 """First guesses of holes are cut at so many times their typical size."""
+
+WORTHWHILE = 3.0
+"""Least gain in accuracy for which equations without holes correct the smoother of the data."""
+
+SWEEPS = 3
+"""Newton iterations of that correction."""
 
 SMALLEST_SCALE = 1e-3
 """Smallest scale that an estimated state may have, relative to what it was before."""
@@ -92,6 +100,61 @@ def estimate_states(system: System, rows: Rows) -> Rows:
     )
 
 
+def use_known_equations(system: System, rows: Rows) -> Rows:
+    """Return rows whose law-free states also make the slopes that equations without holes ask for.
+
+    A state that is drowned in its own noise may be known from the slope of another one, such as a speed from
+    positions while it is slow. Each row is a small least-squares problem of its own; states that gain less than a
+    factor `WORTHWHILE` in accuracy stay as they are.
+
+    Args:
+        system: the known physics with its holes.
+        rows: the training rows; each state is measured.
+    """
+    holes = {hole.name for hole in system.missing}
+    known = [
+        number
+        for number, name in enumerate(system.state_names)
+        if not holes & {str(item) for item in system.equations[name].free_symbols}
+    ]
+    parameters = ParameterMap(system, rows.times.device)
+    if not known or system.free_parameters:
+        return rows
+    values = parameters.physical(parameters.initial(1))[:, None, :]
+    steps = rows.intervals.clone()
+    for j, length in enumerate(rows.lengths):
+        steps[j, length - 1 :] = steps[j, length - 2]
+    shorter = torch.minimum(
+        torch.cat([steps[:, :1], steps], dim=1), torch.cat([steps, steps[:, -1:]], dim=1)
+    ).flatten()
+    tolerance = rows.tolerance_at_rows.flatten(0, 1)
+    # Two neighbouring values make a slope.
+    accuracy = 2.0**0.5 * tolerance[:, known] / shorter[:, None]
+    functions, time = system.torch_functions(), rows.times.flatten()
+    smooth = rows.smooth_states.flatten(0, 1)
+    slopes = rows.smooth_slopes.flatten(0, 1)[:, known]
+    nothing = smooth.new_zeros(1, len(smooth), len(system.missing))
+    states, precision = smooth, torch.diag_embed(tolerance.reciprocal().square())
+    matrix = precision
+    for _ in range(SWEEPS):
+        value, by_state, _, _ = functions.linearize(time, states[None], values, nothing, _controls(rows))
+        by_state = by_state.expand(1, len(smooth), -1, -1)[0, :, known] / accuracy[..., None]
+        mismatch = (slopes - value[0][:, known]) / accuracy
+        matrix = precision + by_state.transpose(-1, -2) @ by_state
+        pull = by_state.transpose(-1, -2) @ mismatch[..., None] + precision @ (smooth - states)[..., None]
+        states = states + torch.linalg.solve_ex(matrix, pull).result[..., 0]
+    sd = torch.linalg.inv_ex(matrix).inverse.diagonal(dim1=-2, dim2=-1).clamp_min(0.0).sqrt()
+    better = (sd * WORTHWHILE < tolerance) & torch.isfinite(states) & (sd > 0)
+    if not bool(better.any()):
+        return rows
+    shape = rows.smooth_states.shape
+    return replace(
+        rows,
+        smooth_states=rows.keep_positive(torch.where(better, states, smooth).reshape(shape)),
+        tolerance_at_rows=torch.where(better, sd, tolerance).reshape(shape),
+    )
+
+
 class FreeHoles:
     """The system with its holes as further states, which do not change within an interval.
 
@@ -132,6 +195,37 @@ class FreeHoles:
         by_state[..., : self._states, : self._states] = f_x
         by_state[..., : self._states, self._states :] = f_u
         return torch.cat([value, torch.zeros_like(u)], dim=-1), by_state, state.new_zeros(*state.shape, 0)
+
+    def slopes(
+        self,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        theta: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> Slopes:
+        """Return the same as `linearize`: there are neither parameters nor weights."""
+        value, by_state, nothing = self.linearize(time, state, theta, controls)
+        return Slopes(value, by_state, nothing, nothing)
+
+    def products(
+        self,
+        time: torch.Tensor,  # noqa: ARG002 - there are no weights
+        state: torch.Tensor,  # noqa: ARG002
+        theta: torch.Tensor,  # noqa: ARG002
+        controls: torch.Tensor | None = None,  # noqa: ARG002
+    ) -> tuple[OuterProducts, ...]:
+        """Return nothing: there are no weights."""
+        return ()
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Return nothing: there are no weights."""
+        return ()
+
+    @property
+    def factors(self) -> int:
+        """Return zero: there are no weights."""
+        return 0
 
     def take(self, index: torch.Tensor) -> FreeHoles:  # noqa: ARG002 - nothing differs between members
         """Return itself."""

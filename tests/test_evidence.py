@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sciml_discover.evidence import BOUNDS, update_prior
+from sciml_discover.evidence import BOUNDS, update_prior, update_prior_by_factor
 
 
 def linear_model(
@@ -69,3 +69,19 @@ def test_strengths_stay_within_bounds_and_members_do_not_disturb_each_other() ->
     weights = torch.tensor([[1e-9, 0.0, 0.0], [1.0, 1.0, 1.0], [1e3, 1e3, 1e3]]).double()
     found = update_prior(precision, weights, torch.ones(3, 1).double(), [3], 100)
     assert found[:, 0].tolist() == [BOUNDS[1], 1.0, BOUNDS[0]]
+
+
+def test_few_rows_say_the_same_of_many_weights_as_their_whole_matrix() -> None:
+    counts = [20, 30]
+    design, values = linear_model(12, counts, [0.5, 2.0])
+    generator = np.random.default_rng(1)
+    rows = torch.as_tensor(np.stack([design, 0.1 * generator.standard_normal(design.shape)]))
+    weights = torch.as_tensor(generator.standard_normal((2, 50)))
+    prior = torch.tensor([[0.7, 1.5], [1.0, 0.4]]).double()
+    alpha = prior.square().repeat_interleave(torch.tensor(counts), dim=1)
+    precision = rows.transpose(1, 2) @ rows + torch.diag_embed(alpha)
+    whole = update_prior(precision, weights, prior, counts, len(values))
+    torch.testing.assert_close(update_prior_by_factor(rows, weights, prior, counts, len(values)), whole)
+    rows[1, 0, 0] = torch.nan
+    found = update_prior_by_factor(rows, weights, prior, counts, len(values))
+    torch.testing.assert_close(found, torch.stack([whole[0], prior[1]]))

@@ -156,18 +156,6 @@ def test_tridiagonal_solves_as_the_dense_matrix_does(nodes: int) -> None:
     torch.testing.assert_close(promised, change)
 
 
-@pytest.mark.parametrize("nodes", [1, 2, 5])
-def test_all_nodes_but_the_first_can_be_eliminated(nodes: int) -> None:
-    structured, matrix, _ = chain(nodes)
-    covariance = torch.linalg.inv(matrix)
-    size = J * nodes * D
-    # theta first, then the first node of each trajectory.
-    kept = [*range(size, size + Q), *range(D), *range(nodes * D, nodes * D + D)]
-    torch.testing.assert_close(structured.arrow().covariance(), covariance[:, kept][:, :, kept])
-    alone = torch.linalg.inv(covariance[:, size:, size:])
-    torch.testing.assert_close(structured.marginal_precision(), alone)
-
-
 def test_condensed_nodes_close_the_linearised_defects() -> None:
     sensitivity, defect = normal(B, J, S, D, D + Q), normal(B, J, S - 1, D, seed=1)
     nodes = condense(sensitivity, defect)

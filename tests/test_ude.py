@@ -97,6 +97,31 @@ def test_linearize_says_what_autograd_says(problem: Problem) -> None:
             torch.testing.assert_close(by_state[b, p], exact_state[b, p, :, b, p])
 
 
+@pytest.mark.parametrize("problem", PROBLEMS, ids=lambda problem: problem.name)
+@pytest.mark.parametrize("true_law", [False, True])
+def test_slopes_and_products_are_the_parts_of_linearize(problem: Problem, true_law: bool) -> None:
+    if true_law:
+        ude, theta = true_ude(problem)
+    else:
+        ude = network_ude(problem.system)
+        theta = random_theta(ude, 2)
+    rng = np.random.default_rng(0)
+    time = torch.as_tensor(rng.uniform(0, 3, 3))
+    state = torch.as_tensor(rng.uniform(0.3, 2, (len(theta), 3, ude.system.dimension)))
+    controls = random_controls(problem.system, 3)
+    value, by_state, by_theta = ude.linearize(time, state, theta, controls)
+    slopes = ude.slopes(time, state, theta, controls)
+    products = ude.products(time, state, theta, controls)
+    torch.testing.assert_close(slopes.value, value)
+    torch.testing.assert_close(slopes.by_state, by_state)
+    blocks = [slopes.by_holes[..., h, None] * hole.dense()[:, :, None] for h, hole in enumerate(products)]
+    torch.testing.assert_close(torch.cat([slopes.by_parameters, *blocks], dim=-1), by_theta)
+    assert tuple(hole.width for hole in products) == ude.widths
+    # Right factors that are all ones, as for a library's terms, take no memory.
+    sides = [side for hole in products for pair in hole.pairs for side in pair]
+    assert sum(side.shape[-1] for side in sides if side.stride(1) != 0) == ude.factors
+
+
 def test_a_hole_in_two_equations_is_the_same_in_both() -> None:
     ude = network_ude(EXCHANGE.system)
     theta, more = random_theta(ude, 1), random_theta(ude, 1)

@@ -10,11 +10,16 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from flows.benchmarks import fits, problems
 from flows.benchmarks.measurement import Measurement
 from flows.benchmarks.problems import TrainingProblem
 from sciml_discover.base import Progress
+from sciml_discover.holes import NetworkShape
+from sciml_discover.linear_algebra import cheapest
 from sciml_discover.noise import NoiseOptions, measure_noise
+from sciml_discover.objectives import DirectCollocation
 from sciml_discover.readers import PreparedData
 from sciml_discover.training import TrainOptions, train
 from sciml_discover.trajectories import Dataset
@@ -80,8 +85,26 @@ def iteration_cost(seed: int, _: str, settings: Mapping[str, str]) -> Measuremen
     return Measurement(
         {"iteration": statistics.median(seconds), "peak_gigabytes": peak_gigabytes()},
         {"train": total},
-        {"method": settings["method"], "iterations": len(seconds)},
+        {
+            "method": settings["method"],
+            "iterations": len(seconds),
+            "solved": solved_by(problem, options),
+        },
     )
+
+
+def solved_by(problem: TrainingProblem, options: TrainOptions) -> str:
+    """Return how states and weights are solved for in an iteration, for a method that has a choice."""
+    objective, system = options.stages[0].objective, problem.system
+    if not isinstance(objective, DirectCollocation):
+        return ""
+    intervals = len(problem.times) - 1
+    columns = len(system.free_parameters)
+    for hole in system.missing:
+        scale = np.ones(len(hole.inputs))
+        inputs = tuple(range(len(hole.inputs)))
+        columns += NetworkShape(inputs, options.network.hidden, scale, scale, 1.0).n_weights
+    return cheapest(intervals * system.dimension, intervals * objective.stages, columns)
 
 
 def batch_cost(seed: int, _: str, settings: Mapping[str, str]) -> Measurement:

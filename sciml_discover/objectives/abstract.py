@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast
 
 from sciml_discover.base import Options, lazy_import
 from sciml_discover.objectives.problem import FitState, Rows
@@ -118,6 +118,14 @@ class AbstractObjective(ABC):
         """Return the objective of the round after this one, which ended at ``unknowns``; None after the last."""
         return None
 
+    def carry(self, previous: AbstractObjective, unknowns: torch.Tensor) -> torch.Tensor:  # noqa: ARG002 - as above
+        """Return the unknowns of the round before in the terms of this one, which may have others: see `next_round`."""
+        return unknowns
+
+    def suited_to(self, state: FitState) -> AbstractObjective:  # noqa: ARG002 - most objectives suit any
+        """Return the objective, prepared for a fit that begins where ``state`` is, before its first round."""
+        return self
+
     @property
     def prior(self) -> torch.Tensor | None:
         """Strengths of the networks' priors, where this objective has chosen them itself, shape ``(B, holes)``."""
@@ -138,6 +146,9 @@ Linearization = TypeVar("Linearization", bound=AbstractLinearization)
 
 def choose(keep: torch.Tensor, mine: Linearization, other: AbstractLinearization) -> Linearization:
     """Return members of ``mine`` where ``keep`` holds, of ``other`` elsewhere: all tensors, nested ones too."""
+    # On other devices this question would cost more than the copies.
+    if keep.is_cpu and bool(keep.all()):
+        return mine
 
     def pick(one: torch.Tensor, two: torch.Tensor) -> torch.Tensor:
         return torch.where(keep.reshape(-1, *([1] * (one.dim() - 1))), one, two)
@@ -158,8 +169,10 @@ def contiguous(mine: Linearization) -> Linearization:
 def _map_tensors(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], one: Any, two: Any) -> Any:
     if isinstance(one, torch.Tensor):
         return function(one, two)
+    if not is_dataclass(one):
+        return one
     values = {
         field.name: _map_tensors(function, getattr(one, field.name), getattr(two, field.name))
         for field in fields(one)
     }
-    return type(one)(**values)
+    return cast("Any", type(one))(**values)

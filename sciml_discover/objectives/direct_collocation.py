@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
@@ -10,9 +10,20 @@ import numpy as np
 import pydantic
 
 from sciml_discover.base import lazy_import
-from sciml_discover.evidence import update_prior
+from sciml_discover.errors import SolveError
+from sciml_discover.evidence import update_prior, update_prior_by_factor
 from sciml_discover.holes import ResidualNetworks
-from sciml_discover.linear_algebra import ArrowNormal, TridiagonalNormal
+from sciml_discover.linear_algebra import (
+    ArrowNormal,
+    ContinuityProblem,
+    Forcing,
+    Method,
+    OuterProducts,
+    arrow,
+    data_factor,
+    marginal_precision,
+    solve_continuity,
+)
 from sciml_discover.objectives.abstract import (
     AbstractLinearization,
     AbstractObjective,
@@ -21,9 +32,10 @@ from sciml_discover.objectives.abstract import (
     choose,
     take,
 )
+from sciml_discover.objectives.mesh import Mesh, carry_states, recall_mesh, row_mesh
 from sciml_discover.objectives.multiple_shooting import MultipleShooting
 from sciml_discover.objectives.problem import FitState, Rows
-from sciml_discover.ude import UDE, Dynamics
+from sciml_discover.ude import UDE, Dynamics, Slopes
 
 if TYPE_CHECKING:
     import torch
@@ -35,6 +47,22 @@ CLOSED = 1e-2
 
 CONTINUOUS = 1e4
 """A weight of the defects with which trajectories are continuous for all that the noise can tell."""
+
+LARGEST_INFORMATION = 1500
+"""Most unknowns of an equation for which their whole matrix is made: its eigenvalues take minutes beyond it."""
+
+AT_ONCE = 20_000_000
+"""Numbers in the signals of the networks that are computed at once."""
+
+INACCURATE = 0.1
+"""An interval whose end is wrong by more than this, in units of the tolerance, is split."""
+
+UNSTABLE = 1.5
+"""Most growth of a state's logarithm over an interval. A longer step of an L-stable method would damp what should grow,
+and its stage matrix can be singular."""
+
+MOST_PIECES = 64
+"""Most pieces into which an interval is split at once."""
 
 STAGE_SWEEPS = 4
 """Newton iterations for the stages of an interval, from those of a fit."""
@@ -65,6 +93,10 @@ class DirectCollocation(AbstractObjectiveOptions):
     """Whether the strength of the networks' prior follows its evidence from round to round."""
     multiplier_rounds: int = pydantic.Field(default=3, ge=0, le=20)
     """Most rounds after them, in which multipliers close the defects."""
+    refinements: int = pydantic.Field(default=3, ge=0, le=20)
+    """How often intervals between rows may be split where the method is not accurate enough, by Gauss-Newton."""
+    most_intervals: pydantic.PositiveFloat = 10.0
+    """Most intervals after splitting, relative to the number of rows."""
 
     def backed_off(self) -> AbstractObjectiveOptions | None:
         """Return multiple shooting, which needs no guess of what happens inside an interval."""
@@ -96,29 +128,6 @@ def radau(stages: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @dataclass(frozen=True)
-class Mesh:
-    """Where the nodes are.
-
-    Attributes:
-        start: begin of each interval, shape ``(J, S)``.
-        length: its length; zero where a trajectory is shorter than the longest, shape ``(J, S)``.
-    """
-
-    start: torch.Tensor
-    length: torch.Tensor
-
-    @property
-    def intervals(self) -> int:
-        """Number of intervals of the longest trajectory."""
-        return self.start.shape[1]
-
-
-def row_mesh(rows: Rows) -> Mesh:
-    """Return the mesh whose nodes are the rows."""
-    return Mesh(rows.times[:, :-1], rows.intervals)
-
-
-@dataclass(frozen=True)
 class Closing:
     """How the defects are closed in one round.
 
@@ -126,11 +135,13 @@ class Closing:
         weight: of the squared defects, in units of the tolerances.
         number: of the round.
         shift: multipliers over the weight, in units of the tolerances, shape ``(B, J, S, d)``; None for zeros.
+        refined: how often intervals have been split after a round.
     """
 
     weight: float
     number: int = 0
     shift: torch.Tensor | None = None
+    refined: int = 0
 
 
 class CollocationObjective(AbstractObjective):
@@ -161,23 +172,33 @@ class CollocationObjective(AbstractObjective):
         tensor = {"dtype": rows.times.dtype, "device": rows.times.device}
         self._fractions = torch.as_tensor(fractions, **tensor)
         self._times = (mesh.start[..., None] + mesh.length[..., None] * self._fractions).flatten()
-        self._inputs = _inputs_at_stages(rows, mesh, self._fractions)
+        self._inputs = mesh.inputs_at(rows, self._fractions)
         self._stepped = mesh.length[..., None, None] * torch.as_tensor(matrix, **tensor)  # (J, S, s, s)
-        tolerance = rows.tolerance_at_rows
+        tolerance = mesh.between_rows(rows.tolerance_at_rows, rows.times)
         self._tolerance = torch.minimum(tolerance[:, :-1], tolerance[:, 1:])  # (J, S, d)
+        shape = (*mesh.start.shape, options.stages)
+        self._setting = _Setting(
+            ude,
+            self._times.reshape(shape),
+            None if self._inputs is None else self._inputs.reshape(*shape, -1),
+            self._stepped,
+            self._tolerance,
+            self.closing.weight,
+            rows.scale.reciprocal().square(),
+        )
 
     # --- the flat unknowns -------------------------------------------------------------------------------
 
     def start(self, state: FitState) -> torch.Tensor:
         """Return the flat unknowns: nodes are the states at the rows, stages lie on the lines between them."""
-        nodes = state.states
+        nodes = self.mesh.between_rows(state.states, self.rows.times)
         inner = torch.lerp(nodes[:, :, :-1, None, :], nodes[:, :, 1:, None, :], self._fractions[:-1, None])
         return torch.cat([nodes.flatten(1), inner.flatten(1), state.theta], dim=1)
 
     def finish(self, unknowns: torch.Tensor) -> FitState:
         """Return the states at all rows."""
         nodes, _, theta = self.split(unknowns)
-        return FitState(nodes.clone(), theta.clone())
+        return FitState(self.mesh.at_rows(nodes).clone(), theta.clone())
 
     def unit(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return the scales of the states for nodes and stages, one for ``theta``."""
@@ -205,32 +226,48 @@ class CollocationObjective(AbstractObjective):
 
     # --- rounds ------------------------------------------------------------------------------------------
 
-    def rounds_of(self, order: Order) -> int:  # noqa: ARG002 - the same for all
+    def rounds_of(self, order: Order) -> int:
         """Return the most rounds."""
-        return self.options.rounds + self.options.multiplier_rounds
+        refinements = self.options.refinements if order == 2 else 0
+        return self.options.rounds + self.options.multiplier_rounds + refinements
 
     @property
     def provisional(self) -> bool:
         """Whether the weight of the defects still grows."""
         return self.closing.number + 1 < self.options.rounds
 
-    def first_round(self, order: Order) -> CollocationObjective:  # noqa: ARG002 - the same for all
+    def first_round(self, order: Order) -> CollocationObjective:
         """Return the objective with the smallest weight of the defects."""
-        return self._in(Closing(self.options.continuity))
+        # What follows gradients has a memory of its own, which would not fit other unknowns.
+        refined = 0 if order == 2 else self.options.refinements
+        return self._in(Closing(self.options.continuity, refined=refined))
+
+    def suited_to(self, state: FitState) -> CollocationObjective:
+        """Return the objective on a mesh that resolves how fast something grows where the fit stands."""
+        if self.options.refinements == 0:
+            return self
+        pieces = self._pieces(self.start(state), accurately=False)
+        return self if pieces is None else self._in(self.closing, self.mesh.split(pieces))
 
     def next_round(self, unknowns: torch.Tensor) -> CollocationObjective | None:
         """Return the objective with a larger weight, or with multipliers; None once the defects are closed."""
-        closing = self.closing
+        closing, mesh = self.closing, self.mesh
         if closing.number + 1 < self.options.rounds:
-            grown = Closing(closing.weight * self.options.growth, closing.number + 1)
+            grown = replace(
+                closing, weight=closing.weight * self.options.growth, number=closing.number + 1
+            )
             return self._weighed(unknowns)._in(grown) if closing.number > 0 else self._in(grown)
+        # Where nothing grows between rows, splitting frees the equation to do as it likes between them: Robertson's
+        # reactions came out worse, so that the rows stay the nodes there.
+        split = mesh.positions is not None and closing.shift is None
+        if split and closing.refined < self.options.refinements:
+            pieces = self._pieces(unknowns)
+            if pieces is not None:
+                return self._in(replace(closing, refined=closing.refined + 1), mesh.split(pieces))
         if closing.number + 1 >= self.options.rounds + self.options.multiplier_rounds:
             return None
         with torch.no_grad():
-            nodes, inner, theta = self.split(unknowns)
-            stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-            slopes, by_state, _ = self.ude.linearize(self._times, stages.flatten(1, 3), theta, self._inputs)
-            error = self._error(self._inverse(by_state), self._defect(nodes, stages, slopes))
+            error = self._point(unknowns)[0]
         if bool((error.abs().flatten(1).amax(1) < CLOSED).all()):
             return None
         jump = torch.nan_to_num(error[..., -1, :])
@@ -244,14 +281,18 @@ class CollocationObjective(AbstractObjective):
             return self
         networks, theta = trained.filling, self.split(unknowns)[2]
         # Free parameters count as known: their own prior says next to nothing.
-        precision = self.linearize(unknowns).normal.marginal_precision()
-        strengths = update_prior(
-            precision[:, trained.n_free :, trained.n_free :],
+        problem = self.linearize(unknowns).problem()
+        known = (
             theta[:, trained.n_free :],
             networks.priors(len(theta)),
             [shape.n_weights for shape in networks.shapes],
             self.rows.n_observed,
         )
+        if theta.shape[1] <= LARGEST_INFORMATION:
+            precision = marginal_precision(problem)
+            strengths = update_prior(precision[:, trained.n_free :, trained.n_free :], *known)
+        else:
+            strengths = update_prior_by_factor(data_factor(problem)[..., trained.n_free :], *known)
         return self._of(trained.with_filling(networks.with_prior(strengths)))
 
     def _trained(self) -> UDE[ResidualNetworks] | None:
@@ -266,6 +307,58 @@ class CollocationObjective(AbstractObjective):
         prior = None if trained is None else trained.filling.prior
         return prior if isinstance(prior, torch.Tensor) else None
 
+    def carry(self, previous: AbstractObjective, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the unknowns of another mesh on this one: the collocation polynomials of its intervals go on."""
+        if not isinstance(previous, CollocationObjective) or previous.mesh is self.mesh:
+            return unknowns
+        nodes, inner, theta = previous.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        nodes, inner = carry_states(nodes, stages, self._fractions, previous.mesh, self.mesh)
+        return torch.cat([nodes.flatten(1), inner.flatten(1), theta], dim=1)
+
+    def _point(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the errors of the states ``(B, J, S, s, d)`` and ``df/dx`` ``(B, J, S, s, d, d)``."""
+        nodes, inner, theta = self.split(unknowns)
+        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        slopes = self._slopes(stages, theta)
+        error = self._error(self._inverse(slopes.by_state), self._defect(nodes, stages, slopes.value))
+        return error, slopes.by_state.reshape(*stages.shape, stages.shape[-1])
+
+    def _pieces(self, unknowns: torch.Tensor, *, accurately: bool = True) -> torch.Tensor | None:
+        """Return into how many pieces each interval should be split, shape ``(J, S)``; None if none should.
+
+        An interval is too long if its two halves would not meet where it ends (step doubling, Hairer, Norsett & Wanner
+        1993, section II.4), measured like the defects; or if something grows so fast in it that the method
+        would damp it instead, which the halves would not show. What most members of the batch agree on counts.
+
+        Args:
+            unknowns: where the fit stands.
+            accurately: whether the first of the two counts.
+        """
+        halves = self._in(
+            self.closing, self.mesh.split(torch.full_like(self.mesh.start, 2, dtype=torch.int64))
+        )
+        with torch.no_grad():
+            error, by_state = halves._point(halves.carry(self, unknowns))
+            shape = (*error.shape[:2], self.mesh.intervals)
+            wrong = torch.nan_to_num(error.abs(), nan=torch.inf).reshape(*shape, -1).amax(-1)
+            growth = _growth(by_state, halves.mesh.length[..., None]).reshape(*shape, -1).amax(-1)
+            wrong, growth = wrong.median(0).values, 2.0 * growth.median(0).values
+        pieces = torch.ceil(growth / UNSTABLE)
+        if accurately:
+            # The error falls with a high power of the length; much more than 4 pieces cannot be foretold.
+            power = 1.0 / (2 * self.options.stages - 1)
+            pieces = torch.maximum(pieces, torch.ceil((wrong / INACCURATE) ** power).clamp_max(4))
+        pieces = pieces.clamp(1, MOST_PIECES).long()
+        pieces = torch.where(self.mesh.length > 0, pieces, 1)
+        most = int(self.options.most_intervals * sum(self.rows.lengths))
+        while int((pieces - 1).sum()) + int((self.mesh.length > 0).sum()) > most:
+            fewer = torch.where(pieces > 2, pieces // 2, 1)
+            if torch.equal(fewer, pieces):
+                break
+            pieces = fewer
+        return pieces if bool((pieces > 1).any()) else None
+
     @property
     def memory(self) -> dict[str, torch.Tensor]:
         """Weight, number and multipliers of the round, and the priors that followed their evidence."""
@@ -273,6 +366,8 @@ class CollocationObjective(AbstractObjective):
         memory = {
             "weight": torch.tensor(closing.weight, dtype=torch.float64),
             "number": torch.tensor(closing.number),
+            "refined": torch.tensor(closing.refined),
+            **self.mesh.memory,
         }
         if closing.shift is not None:
             memory["shift"] = closing.shift
@@ -290,11 +385,12 @@ class CollocationObjective(AbstractObjective):
         if "prior" in memory and trained is not None:
             prior = memory["prior"].to(self.rows.times.device)
             recalled = self._of(trained.with_filling(trained.filling.with_prior(prior)))
-        return recalled._in(Closing(float(memory["weight"]), int(memory["number"]), shift))
+        closing = Closing(float(memory["weight"]), int(memory["number"]), shift, int(memory["refined"]))
+        return recalled._in(closing, recall_mesh(memory, self.rows))
 
-    def _in(self, closing: Closing) -> CollocationObjective:
-        """Return this objective in another round."""
-        return CollocationObjective(self.options, self.ude, self.rows, self.mesh, closing)
+    def _in(self, closing: Closing, mesh: Mesh | None = None) -> CollocationObjective:
+        """Return this objective in another round, and maybe on another mesh."""
+        return CollocationObjective(self.options, self.ude, self.rows, mesh or self.mesh, closing)
 
     def _of(self, ude: Dynamics) -> CollocationObjective:
         """Return this objective for another equation."""
@@ -318,13 +414,28 @@ class CollocationObjective(AbstractObjective):
         stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
         points = stages.flatten(1, 3)
         with torch.no_grad():
-            inverse = self._inverse(self.ude.linearize(self._times, points, theta, self._inputs)[1])
+            inverse = self._inverse(self._slopes(stages, theta).by_state)
         defect = self._defect(nodes, stages, self.ude.rhs(self._times, points, theta, self._inputs))
-        residual = self.rows.residual(nodes)
+        residual = self.rows.residual(self.mesh.at_rows(nodes))
         prior = (self.ude.prior_precision(theta.shape[0]) * theta.square()).sum(1)
         scaled = self._shifted(self._error(inverse, defect))
         penalty = self.closing.weight * scaled.square().sum((1, 2, 3, 4))
         return 0.5 * (residual.square().sum((1, 2, 3)) + prior + penalty)
+
+    def _slopes(self, stages: torch.Tensor, theta: torch.Tensor) -> Slopes:
+        """Return the right-hand side at stages ``(B, J, S, s, d)``, a few intervals at a time if there are many."""
+        batch, count, intervals, n_stages, _ = stages.shape
+        per_interval = batch * count * n_stages * max(self.ude.factors, 1)
+        length = max(AT_ONCE // per_interval, 1)
+        if length >= intervals:
+            return self.ude.slopes(self._times, stages.flatten(1, 3), theta, self._inputs)
+        parts = []
+        for begin in range(0, intervals, length):
+            piece = slice(begin, begin + length)
+            times, inputs = self._setting.points(piece)
+            found = self.ude.slopes(times, stages[:, :, piece].flatten(1, 3), theta, inputs)
+            parts.append([part.unflatten(1, (count, -1)) for part in astuple(found)])
+        return Slopes(*(torch.cat(part, dim=2).flatten(1, 2) for part in zip(*parts, strict=True)))
 
     def _defect(self, nodes: torch.Tensor, stages: torch.Tensor, slopes: torch.Tensor) -> torch.Tensor:
         """Return the defects of the collocation conditions, shape ``(B, J, S, s, d)``."""
@@ -355,19 +466,25 @@ class CollocationObjective(AbstractObjective):
         """Return what data and prior say about ``theta`` and the initial states, on continuous trajectories.
 
         The stages are first made to satisfy their equations.
+
+        Raises:
+            SolveError: if the equation has too many unknowns for their matrix.
         """
         nodes, inner, theta = self.split(unknowns)
+        if theta.shape[1] > LARGEST_INFORMATION:
+            raise SolveError(
+                f"the networks have {theta.shape[1]} weights, and uncertainty is computed for at most "
+                f"{LARGEST_INFORMATION}"
+            )
         stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
         with torch.no_grad():
             for _ in range(STAGE_SWEEPS):
-                slopes, by_state, _ = self.ude.linearize(
-                    self._times, stages.flatten(1, 3), theta, self._inputs
-                )
-                defect = self._defect(nodes, stages, slopes)
-                move = (self._inverse(by_state) @ defect.flatten(3)[..., None])[..., 0]
+                slopes = self._slopes(stages, theta)
+                defect = self._defect(nodes, stages, slopes.value)
+                move = (self._inverse(slopes.by_state) @ defect.flatten(3)[..., None])[..., 0]
                 stages = stages - move.reshape(stages.shape)
             solved = torch.cat([nodes.flatten(1), stages[..., :-1, :].flatten(1), theta], dim=1)
-            return self._in(Closing(CONTINUOUS))._linearize(solved).normal.arrow()
+            return arrow(self._in(Closing(CONTINUOUS))._linearize(solved).problem())
 
     def linearize(self, unknowns: torch.Tensor) -> CollocationLinearization:
         """Return the least-squares problem with defects measured in the states' units."""
@@ -377,21 +494,25 @@ class CollocationObjective(AbstractObjective):
     def _linearize(self, unknowns: torch.Tensor) -> CollocationLinearization:
         nodes, inner, theta = self.split(unknowns)
         batch, count, _, dimension = nodes.shape
-        n_stages, weight = self.options.stages, self.closing.weight
+        n_stages, weight, intervals = self.options.stages, self.closing.weight, self.mesh.intervals
         stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
-        slopes, by_state, by_theta = self.ude.linearize(
-            self._times, stages.flatten(1, 3), theta, self._inputs
+        slopes = self._slopes(stages, theta)
+        by_parameters, by_holes = (
+            part.reshape(*stages.shape, part.shape[-1]) for part in (slopes.by_parameters, slopes.by_holes)
         )
-        inverse = self._inverse(by_state)
-        defect = self._defect(nodes, stages, slopes)
+        inverse = self._inverse(slopes.by_state)
+        defect = self._defect(nodes, stages, slopes.value)
         error = self._error(inverse, defect)
         scaled = self._shifted(error)
-        last = inverse[..., -dimension:, :].unflatten(-1, (n_stages, dimension))  # (B, J, S, d, s, d)
-        # The end by theta: the last rows of inverse x (h A (x) I) x df/dtheta.
-        along = torch.einsum("bnsijk,nsjm->bnsimk", last, self._stepped).flatten(-2)
-        by_theta = by_theta.reshape(batch, count, self.mesh.intervals, n_stages * dimension, -1)
+        # The end of an interval moves like the last rows of inverse x (begin, or h A (x) I x slopes).
+        last = inverse[..., -dimension:, :] / self._tolerance[..., None]
+        begin = last.unflatten(-1, (n_stages, dimension)).sum(-2)
+        moved = (self._stepped @ by_parameters.flatten(-2)).reshape(*inverse.shape[:4], -1)
+        # (B, J, S, s, d, s, holes): slope at one stage, by the hole at another one.
+        apart = self._stepped[..., :, None, :, None] * by_holes.transpose(-2, -3)[..., None, :, :, :]
+        ends = last @ apart.flatten(-2).flatten(3, 4)
 
-        residual, by_node = self.rows.linearize(nodes)
+        residual, by_node = self.rows.linearize(self.mesh.at_rows(nodes))
         precision = self.ude.prior_precision(batch)
         fit = 0.5 * (residual.square().sum((1, 2, 3)) + (precision * theta.square()).sum(1))
         inner_cost = 0.5 * weight * scaled[..., :-1, :].square().sum((1, 2, 3, 4))
@@ -402,91 +523,111 @@ class CollocationObjective(AbstractObjective):
             worst_defect=torch.zeros_like(fit),
             fit=fit,
             inner_cost=inner_cost,
-            weight=torch.full_like(fit, weight),
-            tolerance=self._tolerance.expand(shape),
             shift=error.new_zeros(shape) if self.closing.shift is None else self.closing.shift,
             defect=defect,
             inverse=inverse,
-            by_begin=last.sum(-2),
-            by_theta=by_theta,
-            stepped=self._stepped.expand(batch, *self._stepped.shape),
-            normal=self._normal(
-                last.sum(-2), along @ by_theta, scaled[..., -1, :], by_node, residual, precision, theta
-            ),
+            stages=stages,
+            theta=theta,
+            by_parameters=by_parameters,
+            by_holes=by_holes.expand(*stages.shape, by_holes.shape[-1]),
+            data=self.mesh.at_nodes(by_node.transpose(-1, -2) @ by_node),
+            data_gradient=self.mesh.at_nodes((by_node.transpose(-1, -2) @ residual[..., None])[..., 0]),
+            begin=begin,
+            scaled=scaled[..., -1, :],
+            end_by_parameters=last @ moved,
+            end_by_holes=ends.unflatten(-1, (n_stages, -1))
+            if by_holes.shape[-1]
+            else last.new_zeros(batch, count, intervals, dimension, n_stages, 0),
+            precision=precision,
+            setting=self._setting,
         )
 
-    def _normal(
+
+class _Setting:
+    """What linearizations of an objective share: nothing that differs between members, but the equation.
+
+    Args:
+        ude: the equation; only its derivatives by weights are used.
+        times: of all stages, shape ``(J, S, s)``.
+        inputs: controls at all stages, shape ``(J, S, s, controls)``; None without controls.
+        stepped: interval lengths times the Radau matrix, shape ``(J, S, s, s)``.
+        tolerance: unit of the defects, shape ``(J, S, d)``.
+        weight: of the squared defects.
+        node_damping: what the damping of a node multiplies, shape ``(d,)``.
+    """
+
+    def __init__(
         self,
-        by_begin: torch.Tensor,
-        by_theta: torch.Tensor,
-        scaled: torch.Tensor,
-        by_node: torch.Tensor,
-        residual: torch.Tensor,
-        precision: torch.Tensor,
-        theta: torch.Tensor,
-    ) -> TridiagonalNormal:
-        """Return the normal equations of nodes and ``theta``.
+        ude: Dynamics,
+        times: torch.Tensor,
+        inputs: torch.Tensor | None,
+        stepped: torch.Tensor,
+        tolerance: torch.Tensor,
+        weight: float,
+        node_damping: torch.Tensor,
+    ) -> None:
+        self.ude, self.times, self.inputs, self.stepped = ude, times, inputs, stepped
+        self.tolerance, self.weight, self.node_damping = tolerance, weight, node_damping
 
-        The defect of an interval is linear in its nodes: ``dx_(i+1) - by_begin dx_i - by_theta dtheta``.
-        """
-        weight, tolerance = self.closing.weight, self._tolerance
-        batch, count, intervals, dimension, _ = by_begin.shape
-        begin, border = by_begin / tolerance[..., None], by_theta / tolerance[..., None]
-        own = 1.0 / tolerance
-        diagonal = by_begin.new_zeros(batch, count, intervals + 1, dimension, dimension)
-        gradient = by_begin.new_zeros(batch, count, intervals + 1, dimension)
-        transposed = by_node.transpose(-1, -2)
-        diagonal += transposed @ by_node
-        gradient += (transposed @ residual[..., None])[..., 0]
-        diagonal[:, :, :-1] += weight * (begin.transpose(-1, -2) @ begin)
-        diagonal[:, :, 1:].diagonal(dim1=-2, dim2=-1).add_(weight * own.square())
-        gradient[:, :, :-1] -= weight * (begin.transpose(-1, -2) @ scaled[..., None])[..., 0]
-        gradient[:, :, 1:] += weight * own * scaled
-        upper = -weight * begin.transpose(-1, -2) * own[..., None, :]
-        coupling = by_begin.new_zeros(batch, count, intervals + 1, dimension, theta.shape[1])
-        coupling[:, :, :-1] = weight * (begin.transpose(-1, -2) @ border)
-        coupling[:, :, 1:] -= weight * own[..., None] * border
-        flat = border.flatten(1, 3)
-        shared = weight * (flat.transpose(-1, -2) @ flat) + torch.diag_embed(precision)
-        pull = weight * (flat.transpose(-1, -2) @ scaled.flatten(1)[..., None])[..., 0]
-        return TridiagonalNormal(
-            diagonal=diagonal,
-            upper=upper,
-            border=coupling,
-            shared=shared,
-            node_gradient=gradient,
-            shared_gradient=precision * theta - pull,
-            node_damping=self.rows.scale.reciprocal().square().expand(gradient.shape),
+    def points(self, intervals: slice) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return times and controls at the stages of some intervals, flat."""
+        inputs = None if self.inputs is None else self.inputs[:, intervals].flatten(0, 2)
+        return self.times[:, intervals].flatten(), inputs
+
+    def take(self, index: torch.Tensor) -> _Setting:
+        """Return the setting of the chosen members of the batch."""
+        return _Setting(
+            self.ude.take(index),
+            self.times,
+            self.inputs,
+            self.stepped,
+            self.tolerance,
+            self.weight,
+            self.node_damping,
         )
 
 
-def _inputs_at_stages(rows: Rows, mesh: Mesh, fractions: torch.Tensor) -> torch.Tensor | None:
-    """Return the controls at all stages, shape ``(J * S * s, controls)``; None without controls."""
-    evaluate, inputs = rows.inputs(), []
-    for fraction in fractions:
-        value = evaluate((mesh.start + fraction * mesh.length).flatten())
-        if value is None:
-            return None
-        inputs.append(value)
-    return torch.stack(inputs, dim=1).flatten(0, 1)
+def _growth(by_state: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """Return how fast the fastest growing direction grows times the length of the interval, shape ``(B, ...)``.
+
+    Args:
+        by_state: derivatives of the right-hand side, shape ``(B, ..., d, d)``.
+        length: broadcastable to ``(...)``.
+    """
+    bound = length * torch.linalg.matrix_norm(by_state)
+    growth = torch.zeros_like(bound)
+    fast = bound > UNSTABLE
+    if bool(fast.any()):
+        matrices = torch.nan_to_num(by_state[fast], nan=0.0, posinf=0.0, neginf=0.0)
+        growth[fast] = torch.linalg.eigvals(matrices).real.amax(-1) * length.expand_as(bound)[fast]
+    return growth
 
 
 @dataclass(frozen=True)
 class CollocationLinearization(AbstractLinearization):
     """A linearised collocation problem with the defects as part of the cost.
 
+    Derivatives by weights are not among these: they would be by far the largest part, and are made again from
+    ``stages`` and ``theta`` where they are needed.
+
     Attributes:
         fit: ``cost`` without the defects, shape ``(B,)``.
         inner_cost: what stages inside the intervals contribute to ``cost``, shape ``(B,)``.
-        weight: of the squared defects, shape ``(B,)``.
-        tolerance: unit of the defects, shape ``(B, J, S, d)``.
-        shift: multipliers, in that unit, shape ``(B, J, S, d)``.
+        shift: multipliers, in units of the tolerances, shape ``(B, J, S, d)``.
         defect: defects of the conditions, shape ``(B, J, S, s, d)``.
         inverse: of the stage matrices, shape ``(B, J, S, s d, s d)``.
-        by_begin: derivative of an interval's end by its begin, shape ``(B, J, S, d, d)``.
-        by_theta: derivative of the stages' slopes, shape ``(B, J, S, s d, q)``.
-        stepped: interval lengths times the Radau matrix, shape ``(B, J, S, s, s)``.
-        normal: the normal equations of nodes and ``theta``.
+        stages: states at the stages, shape ``(B, J, S, s, d)``.
+        theta: shape ``(B, q)``.
+        by_parameters: derivative of the stages' slopes, shape ``(B, J, S, s, d, n)``.
+        by_holes: the same by the holes, shape ``(B, J, S, s, d, holes)``.
+        data: what data say about each node, shape ``(B, J, S + 1, d, d)``.
+        data_gradient: its gradient, shape ``(B, J, S + 1, d)``.
+        begin: derivative of an interval's end by its begin, in units of the tolerances, shape ``(B, J, S, d, d)``.
+        scaled: how far the ends are off, multipliers included, in those units, shape ``(B, J, S, d)``.
+        end_by_parameters: derivative of the ends, in those units, shape ``(B, J, S, d, n)``.
+        end_by_holes: the same by the holes at the stages, shape ``(B, J, S, d, s, holes)``.
+        precision: of the prior of ``theta``, shape ``(B, q)``.
+        setting: what all members share.
     """
 
     cost: torch.Tensor
@@ -494,24 +635,71 @@ class CollocationLinearization(AbstractLinearization):
     worst_defect: torch.Tensor
     fit: torch.Tensor
     inner_cost: torch.Tensor
-    weight: torch.Tensor
-    tolerance: torch.Tensor
     shift: torch.Tensor
     defect: torch.Tensor
     inverse: torch.Tensor
-    by_begin: torch.Tensor
-    by_theta: torch.Tensor
-    stepped: torch.Tensor
-    normal: TridiagonalNormal
+    stages: torch.Tensor
+    theta: torch.Tensor
+    by_parameters: torch.Tensor
+    by_holes: torch.Tensor
+    data: torch.Tensor
+    data_gradient: torch.Tensor
+    begin: torch.Tensor
+    scaled: torch.Tensor
+    end_by_parameters: torch.Tensor
+    end_by_holes: torch.Tensor
+    precision: torch.Tensor
+    setting: _Setting
 
-    def solve(self, damping: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the step of all unknowns and the change of cost that the linear model promises."""
-        nodes, shared, change = self.normal.solve(damping)
-        # Stages follow their interval's begin and theta, and close their own defects.
-        slope = (self.by_theta @ shared[:, None, None, :, None])[..., 0].reshape(self.defect.shape)
-        moved = self.stepped @ slope + nodes[:, :, :-1, None] - self.defect
-        inner = (self.inverse[..., : -nodes.shape[-1], :] @ moved.flatten(3)[..., None])[..., 0]
-        return torch.cat([nodes.flatten(1), inner.flatten(1), shared], dim=1), change - self.inner_cost
+    def problem(self) -> ContinuityProblem:
+        """Return the steps of nodes and ``theta`` as a least-squares problem; the stages follow."""
+        setting = self.setting
+
+        def products(intervals: slice) -> tuple[OuterProducts, ...]:
+            times, inputs = setting.points(intervals)
+            points = self.stages[:, :, intervals].flatten(1, 3)
+            return setting.ude.products(times, points, self.theta, inputs)
+
+        return ContinuityProblem(
+            data=self.data,
+            data_gradient=self.data_gradient,
+            begin=self.begin,
+            own=1.0 / setting.tolerance,
+            scaled=self.scaled,
+            weight=setting.weight,
+            forcing=Forcing(
+                self.end_by_parameters,
+                self.end_by_holes,
+                products,
+                setting.ude.widths,
+                setting.ude.factors,
+            ),
+            precision=self.precision,
+            prior_gradient=self.precision * self.theta,
+            node_damping=setting.node_damping,
+        )
+
+    def solve(self, damping: torch.Tensor, method: Method | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the step of all unknowns and the change of cost that the linear model promises.
+
+        Args:
+            damping: shape ``(B,)``.
+            method: how nodes and ``theta`` are solved for; the cheapest unless given.
+        """
+        with torch.no_grad():
+            problem = self.problem()
+            nodes, theta = solve_continuity(problem, damping, method)
+            at_stages = problem.forcing.at_stages(theta)
+            change = problem.predicted_change(nodes, theta, problem.forcing.at_ends(theta, at_stages))
+            # Stages follow their interval's begin and theta, and close their own defects.
+            slope = (self.by_holes @ at_stages[..., None])[..., 0]
+            free = self.by_parameters.shape[-1]
+            if free:
+                slope = slope + (self.by_parameters @ theta[:, None, None, None, :free, None])[..., 0]
+            moved = self.setting.stepped @ slope + nodes[:, :, :-1, None] - self.defect
+            inner = (self.inverse[..., : -nodes.shape[-1], :] @ moved.flatten(3)[..., None])[..., 0]
+            step = torch.cat([nodes.flatten(1), inner.flatten(1), theta], dim=1)
+            return step, change - self.inner_cost
 
     def cost_seen_from(self, before: AbstractLinearization) -> torch.Tensor:
         """Return the cost with the defects turned into errors by the matrices of the point before.
@@ -522,9 +710,10 @@ class CollocationLinearization(AbstractLinearization):
         if not isinstance(before, CollocationLinearization):
             return self.cost
         error = (before.inverse @ self.defect.flatten(3)[..., None])[..., 0].reshape(self.defect.shape)
-        scaled = error / self.tolerance[..., None, :]
+        scaled = error / self.setting.tolerance[..., None, :]
         ends = (scaled[..., -1, :] + self.shift).square().sum((1, 2, 3))
-        return self.fit + 0.5 * self.weight * (scaled[..., :-1, :].square().sum((1, 2, 3, 4)) + ends)
+        inside = scaled[..., :-1, :].square().sum((1, 2, 3, 4))
+        return self.fit + 0.5 * self.setting.weight * (inside + ends)
 
     def choose(self, keep: torch.Tensor, other: AbstractLinearization) -> CollocationLinearization:
         """Return the members of this one where ``keep`` holds, of the other elsewhere."""
@@ -532,4 +721,4 @@ class CollocationLinearization(AbstractLinearization):
 
     def take(self, index: torch.Tensor) -> CollocationLinearization:
         """Return the chosen members of the batch."""
-        return take(self, index)
+        return replace(take(self, index), setting=self.setting.take(index))

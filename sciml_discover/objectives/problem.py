@@ -175,8 +175,12 @@ class Rows:
         return slope * self.weights
 
     def keep_positive(self, states: torch.Tensor) -> torch.Tensor:
-        """Return states, those that must be positive kept above a thousandth of their scale."""
-        return torch.where(self.positive, torch.maximum(states, 1e-3 * self.scale), states)
+        """Return states ``(..., J, L, states)``, those that must be positive kept above a thousandth of their scale.
+
+        Where noise is so small that even smaller values can be told, they are kept above their noise.
+        """
+        smallest = torch.minimum(1e-3 * self.scale, self.tolerance_at_rows)
+        return torch.where(self.positive, torch.maximum(states, smallest), states)
 
 
 def make_rows(
@@ -228,7 +232,7 @@ def make_rows(
     scale = np.ones(dimension)
     slope_scale = np.ones(dimension)
     slope_at_rows = np.zeros(states.shape)
-    intervals = [np.gradient(item.times) for item in dataset.trajectories]
+    intervals = [shorter_intervals(item.times) for item in dataset.trajectories]
     for position, state in enumerate(system.states):
         if position in columns:
             column = columns.index(position)
@@ -313,6 +317,15 @@ def smooth_again(rows: Rows, smoother: AbstractSmoother) -> Rows:
     states[:, :, positions] = torch.as_tensor(smooth, device=states.device)
     slopes[:, :, positions] = torch.as_tensor(slope, device=slopes.device)
     return replace(rows, smooth_states=rows.keep_positive(states), smooth_slopes=slopes)
+
+
+def shorter_intervals(times: np.ndarray) -> np.ndarray:
+    """Return the shorter one of the intervals beside each row, shape ``(rows,)``.
+
+    Where a row ends a burst and a long rest begins, its slope belongs to the burst.
+    """
+    steps = np.diff(times)
+    return np.minimum(np.append(steps[:1], steps), np.append(steps, steps[-1:]))
 
 
 def typical_slope(slopes: np.ndarray, intervals: np.ndarray) -> tuple[float, float]:

@@ -38,8 +38,15 @@ def next_round(optimizer: AbstractOptimizer, position: Position) -> Position | N
     """Return the position at the begin of the next round; None if the last one is over or no iterations are left."""
     if bool(position.state.spent):
         return None
-    upcoming = position.objective.next_round(position.state.unknowns)
-    return None if upcoming is None else Position(upcoming, optimizer.next_round(upcoming, position.state))
+    before = position.state.unknowns
+    upcoming = position.objective.next_round(before)
+    if upcoming is None:
+        return None
+    unknowns = upcoming.carry(position.objective, before)
+    if unknowns is before:
+        return Position(upcoming, optimizer.next_round(upcoming, position.state))
+    # What an optimizer remembers does not fit other unknowns.
+    return Position(upcoming, optimizer.begin(upcoming, unknowns))
 
 
 def end_of_round(optimizer: AbstractOptimizer, position: Position, report: Report = unreported) -> Position:

@@ -60,7 +60,13 @@ class TimeWarp:
         np.minimum.at(at, np.searchsorted(every, knots), spacing)
         from_left = growth + np.minimum.accumulate(at - growth)
         from_right = np.minimum.accumulate((at + growth)[::-1])[::-1] - growth
-        graded = np.maximum(np.minimum(from_left, from_right), 0.5 * float(spacing.min()))
+        graded = np.minimum(from_left, from_right)
+        # Only there: between rows as near as the spacing says it would go up and down from row to row.
+        between = np.flatnonzero(np.isinf(at))
+        straight = 0.5 * (graded[between - 1] + graded[between + 1])
+        gap = every[between + 1] - every[between - 1]
+        graded[between] = np.minimum(graded[between], np.maximum(straight, 0.5 * gap))
+        graded = np.maximum(graded, 0.5 * float(spacing.min()))
         steps = np.diff(every) * _mean_inverse(graded[:-1], graded[1:])
         return cls(every, graded, np.concatenate([[0.0], np.cumsum(steps)]))
 
