@@ -118,7 +118,6 @@ _ALL = (
                     faster_than("train", "diffrax_recipe", "train", 1 / 5),
                 ),
             ),
-            Variant("single_shooting"),
         ),
         peers=("diffrax_recipe", "diffrax_levenberg_marquardt"),
         noise=0.005,
