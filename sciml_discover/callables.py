@@ -213,8 +213,8 @@ class _TorchOutputs:
 
 @lru_cache(maxsize=256)
 def _broadcast(shapes: frozenset[torch.Size]) -> torch.Size:
-    """Return what shapes broadcast to; torch's own function costs as much as three operations."""
-    return torch.broadcast_shapes(*shapes)
+    """Return what shapes broadcast to; torch's own function imports its compiler for that."""
+    return torch.Size(np.broadcast_shapes(*shapes))
 
 
 class NumpySystem:

@@ -71,7 +71,9 @@ def stages_of(preset: Preset) -> tuple[TrainStage, ...]:
             ),
         )
         return (matching, *shooting)
-    matching = TrainStage(objective=DerivativeMatching(), optimizer=GaussNewton(iterations=100, tolerance=0.5))
+    matching = TrainStage(
+        objective=DerivativeMatching(), optimizer=GaussNewton(iterations=100, tolerance=0.5)
+    )
     collocation = TrainStage(
         objective=DirectCollocation(), optimizer=GaussNewton(iterations=40, tolerance=0.5)
     )

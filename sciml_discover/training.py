@@ -584,7 +584,9 @@ def _result(
         status, message = "converged", "the objective stopped decreasing and all segments meet"
     else:
         status, message = "iteration_limit", "the schedule ended before the objective stopped decreasing"
-    collocation = DirectCollocation().build(_with_prior(ude, ranked.prior[:1]), rows, steps=1).suited_to(chosen)
+    collocation = (
+        DirectCollocation().build(_with_prior(ude, ranked.prior[:1]), rows, steps=1).suited_to(chosen)
+    )
     information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
     covariance = np.full((size, size), np.inf)

@@ -12,6 +12,7 @@ from sciml_discover.objectives.mesh import Mesh, recall_mesh, row_mesh
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.driver import begin, end_of_round, minimise_round, next_round
+from sciml_discover.ude import Slopes
 from tests.problems import DOSED, EXCHANGE, Problem, network_ude, random_theta
 
 
@@ -31,6 +32,16 @@ class Linear:
         unit = torch.eye(state.shape[-1], dtype=state.dtype)
         by_state = self._rate * unit.expand(*state.shape, -1)
         return self._rate * state, by_state, state.new_zeros(*state.shape, 0)
+
+    def slopes(self, time, state, theta, controls=None):
+        value, by_state, nothing = self.linearize(time, state, theta, controls)
+        return Slopes(value, by_state, nothing, nothing)
+
+    def products(self, time, state, theta, controls=None):  # noqa: ARG002
+        return ()
+
+    widths: tuple[int, ...] = ()
+    factors = 0
 
     def take(self, index: torch.Tensor) -> Linear:  # noqa: ARG002
         return self

@@ -253,9 +253,7 @@ class CollocationObjective(AbstractObjective):
         """Return the objective with a larger weight, or with multipliers; None once the defects are closed."""
         closing, mesh = self.closing, self.mesh
         if closing.number + 1 < self.options.rounds:
-            grown = replace(
-                closing, weight=closing.weight * self.options.growth, number=closing.number + 1
-            )
+            grown = replace(closing, weight=closing.weight * self.options.growth, number=closing.number + 1)
             return self._weighed(unknowns)._in(grown) if closing.number > 0 else self._in(grown)
         # Where nothing grows between rows, splitting frees the equation to do as it likes between them: Robertson's
         # reactions came out worse, so that the rows stay the nodes there.
