@@ -512,7 +512,11 @@ def test_rows_with_noise_per_value() -> None:
         expected = np.where(seen, 1.0 / np.fmax(0.02 * np.abs(np.nan_to_num(item.values)), noise.floors), 0.0)
         np.testing.assert_allclose(rows.weights[j, : len(expected)].numpy(), expected)
         at_rows = rows.tolerance_at_rows[j, : len(expected)].numpy()
-        np.testing.assert_allclose(at_rows[:, rows.columns][seen], 1.0 / expected[seen], rtol=0.2)
+        np.testing.assert_allclose(
+            at_rows[:, [int(position or 0) for position in rows.columns]][seen],
+            1.0 / expected[seen],
+            rtol=0.2,
+        )
     values = np.concatenate([item.values for item in data.trajectories])
     for column, position in enumerate(rows.columns):
         assert float(rows.tolerance[position]) == pytest.approx(noise.typical_sd(values)[column])

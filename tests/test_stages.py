@@ -159,7 +159,10 @@ def test_training_that_was_stopped_goes_on_in_the_next_run(tmp_path: Path) -> No
         "time,hare,lynx\n" + "".join(f"{t},{2 + (t % 3)},{1 + (t % 2)}\n" for t in range(9))
     )
     stage = "{ objective = { kind = 'derivative_matching' }, optimizer = { kind = 'adam', iterations = 3 } }"
-    last = "{ objective = { kind = 'multiple_shooting', segment_length = 1, rounds = 1 }, optimizer = { kind = 'adam', iterations = 3 } }"
+    last = (
+        "{ objective = { kind = 'multiple_shooting', segment_length = 1, rounds = 1 }, "
+        "optimizer = { kind = 'adam', iterations = 3 } }"
+    )
     loaded = load_experiment(path, ["train.starts=1", f"train.stages=[{stage}, {last}]"])
     store = Store(tmp_path / "store")
     told: list[Progress] = []
