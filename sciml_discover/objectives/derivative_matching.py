@@ -63,11 +63,6 @@ class DerivativeObjective(AbstractObjective):
         smooth = self.rows.smooth_states
         return FitState(smooth.expand(unknowns.shape[0], *smooth.shape).clone(), unknowns.detach())
 
-    @property
-    def provisional(self) -> bool:
-        """Whether it need not be minimised to the last digit: slopes are rough, and this is where others start."""
-        return True
-
     def unit(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return ones: parameters and weights are of order one already."""
         return torch.ones_like(unknowns[0])
