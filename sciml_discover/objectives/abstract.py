@@ -126,6 +126,10 @@ class AbstractObjective(ABC):
         """Return the objective, prepared for a fit that begins where ``state`` is, before its first round."""
         return self
 
+    def solved(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return which members' states solve their equations for all that the noise can tell, shape ``(B,)``."""
+        return torch.zeros(len(unknowns), dtype=torch.bool, device=unknowns.device)
+
     @property
     def prior(self) -> torch.Tensor | None:
         """Strengths of the networks' priors, where this objective has chosen them itself, shape ``(B, holes)``."""

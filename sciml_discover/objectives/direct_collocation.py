@@ -61,6 +61,10 @@ UNSTABLE = 1.5
 """Most growth of a state's logarithm over an interval. A longer step of an L-stable method would damp what should grow,
 and its stage matrix can be singular."""
 
+ACCURATE, LARGEST_GROWTH = 1.0, 2.5
+"""An interval that is less wrong, and in which less grows, than this can be believed. The stage matrix of three stages
+has its first singularity at a growth of 2.7."""
+
 MOST_PIECES = 64
 """Most pieces into which an interval is split at once."""
 
@@ -322,6 +326,32 @@ class CollocationObjective(AbstractObjective):
         error = self._error(self._inverse(slopes.by_state), self._defect(nodes, stages, slopes.value))
         return error, slopes.by_state.reshape(*stages.shape, stages.shape[-1])
 
+    def solved(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return whose defects are closed, on intervals that are short enough for that to mean something, ``(B,)``."""
+        wrong, growth = self._trouble(unknowns)
+        with torch.no_grad():
+            closed = self._point(unknowns)[0].abs().flatten(1).amax(1) < 2.0 * CLOSED
+        return closed & (wrong.flatten(1).amax(1) < ACCURATE) & (growth.flatten(1).amax(1) < LARGEST_GROWTH)
+
+    def _trouble(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return how wrong the end of each interval is, and how much grows in it, shape ``(B, J, S)``."""
+        halves = self._in(
+            Closing(self.closing.weight),
+            self.mesh.split(torch.full_like(self.mesh.start, 2, dtype=torch.int64)),
+        )
+        dimension = self._tolerance.shape[-1]
+        with torch.no_grad():
+            error, by_state = halves._point(halves.carry(self, unknowns))
+            # What the first half does wrong goes through the second; of a fast decay nothing is left there.
+            last = halves._inverse(by_state)[..., -dimension:, :]
+            passed = last.unflatten(-1, (-1, dimension)).sum(-2)[:, :, 1::2]
+            ends = error[..., -1, :] * halves._tolerance
+            moved = ends[:, :, 1::2] + (passed @ ends[:, :, 0::2, :, None])[..., 0]
+        wrong = torch.nan_to_num((moved / self._tolerance).abs(), nan=torch.inf).amax(-1)
+        growth = _growth(by_state, halves.mesh.length[..., None])
+        growth = growth.reshape(*wrong.shape, -1).amax(-1)
+        return wrong, 2.0 * growth
+
     def _pieces(self, unknowns: torch.Tensor, *, accurately: bool = True) -> torch.Tensor | None:
         """Return into how many pieces each interval should be split, shape ``(J, S)``; None if none should.
 
@@ -333,15 +363,7 @@ class CollocationObjective(AbstractObjective):
             unknowns: where the fit stands.
             accurately: whether the first of the two counts.
         """
-        halves = self._in(
-            self.closing, self.mesh.split(torch.full_like(self.mesh.start, 2, dtype=torch.int64))
-        )
-        with torch.no_grad():
-            error, by_state = halves._point(halves.carry(self, unknowns))
-            shape = (*error.shape[:2], self.mesh.intervals)
-            wrong = torch.nan_to_num(error.abs(), nan=torch.inf).reshape(*shape, -1).amax(-1)
-            growth = _growth(by_state, halves.mesh.length[..., None]).reshape(*shape, -1).amax(-1)
-            wrong, growth = wrong.median(0).values, 2.0 * growth.median(0).values
+        wrong, growth = (item.median(0).values for item in self._trouble(unknowns))
         pieces = torch.ceil(growth / UNSTABLE)
         if accurately:
             # The error falls with a high power of the length; much more than 4 pieces cannot be foretold.
