@@ -448,8 +448,8 @@ class _Loop:
     def _judged(self, name: str, position: Position, fit: FitState) -> torch.Tensor:
         """Return the scores of the re-solved trajectories, or of the states where none of these can say anything.
 
-        Where a rounding error decides when a jump or a turn comes, no solution in one piece follows the data. If that is
-        so for every start, those are compared by states that solve the equation piece by piece.
+        Where a rounding error decides when a jump or a turn comes, no solution in one piece follows the data. If that
+        is so for every start, those are compared by states that solve the equation piece by piece.
         """
         scores = _scores(self._ude, self._rows, fit)
         own = _scores_of(self._ude, self._rows, fit.states, fit.theta)
