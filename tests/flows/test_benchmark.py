@@ -172,7 +172,7 @@ def test_peers_run_between_our_own_runs() -> None:
 
 def test_rows_that_come_to_the_same_are_one() -> None:
     request = Request(("lotka_volterra",), None, "multiple_shooting", peers=False)
-    assert list(request.variants_of(CASES["lotka_volterra"])) == ["multiple_shooting", "single_shooting"]
+    assert list(request.variants_of(CASES["lotka_volterra"])) == ["multiple_shooting"]
 
 
 def fake_run(python: str, module: str, arguments: list[str], seconds: float) -> dict[str, Any]:
