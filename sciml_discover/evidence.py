@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sciml_discover.base import lazy_import
+from sciml_discover.holes import per_weight
 
 if TYPE_CHECKING:
     import torch
@@ -35,8 +36,7 @@ def update_prior(
         counts: number of weights of each hole.
         n_values: number of measured values.
     """
-    per_weight = prior.square().repeat_interleave(torch.tensor(counts, device=prior.device), dim=1)
-    root = per_weight.sqrt()
+    root = per_weight(prior, counts)
     # In units of the prior: identity plus what the data say.
     scaled = precision / (root[:, :, None] * root[:, None, :])
     scaled = 0.5 * (scaled + scaled.transpose(-1, -2))
@@ -59,8 +59,7 @@ def update_prior_by_factor(
         counts: number of weights of each hole.
         n_values: number of measured values.
     """
-    per_weight = prior.square().repeat_interleave(torch.tensor(counts, device=prior.device), dim=1)
-    scaled = factor / per_weight.sqrt()[:, None, :]
+    scaled = factor / per_weight(prior, counts)[:, None, :]
     finite = torch.isfinite(scaled).flatten(1).all(1)
     scaled = torch.where(finite[:, None, None], scaled, 0.0)
     said, rows = torch.linalg.eigh(scaled @ scaled.transpose(-1, -2))

@@ -326,12 +326,7 @@ class ResidualNetworks(AbstractFilling):
     def prior_precision(self, batch: int) -> torch.Tensor:
         """Return the squared prior strength for every weight."""
         if isinstance(self.prior, torch.Tensor):
-            squares = self.prior.square().unbind(1)
-            blocks = [
-                square[:, None].expand(-1, shape.n_weights)
-                for square, shape in zip(squares, self.shapes, strict=True)
-            ]
-            return torch.cat(blocks, dim=1)
+            return per_weight(self.prior.square(), [shape.n_weights for shape in self.shapes])
         return torch.full((batch, self.n_weights), self.prior**2, dtype=torch.float64, device=self._device)
 
     def priors(self, batch: int) -> torch.Tensor:
@@ -363,6 +358,14 @@ class ResidualNetworks(AbstractFilling):
             layers.append((matrix, weights[:, None, middle : middle + following]))
             begin = middle + following
         return layers
+
+
+def per_weight(per_hole: torch.Tensor, counts: Sequence[int]) -> torch.Tensor:
+    """Return numbers of holes ``(B, holes)`` at each of their weights ``(B, weights)``; no wait for the device."""
+    numbers = per_hole.unbind(1)
+    return torch.cat(
+        [number[:, None].expand(-1, count) for number, count in zip(numbers, counts, strict=True)], dim=1
+    )
 
 
 def gather_inputs(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pydantic
 
 from sciml_discover.base import Options, lazy_import
@@ -469,6 +470,12 @@ class System:
         """Positions of each hole's inputs among the states, then the time, then the controls."""
         names = [*self.state_names, TIME, *self.control_names]
         return tuple(tuple(names.index(name) for name in hole.inputs) for hole in self.missing)
+
+    @property
+    def hole_influence(self) -> np.ndarray:
+        """Which equation contains which hole, shape ``(states, holes)``."""
+        texts = [{str(item) for item in self.equations[name].free_symbols} for name in self.state_names]
+        return np.array([[hole.name in text for hole in self.missing] for text in texts])
 
     @property
     def free_parameters(self) -> tuple[Parameter, ...]:

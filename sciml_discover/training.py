@@ -24,7 +24,7 @@ from sciml_discover.presets import Preset, TrainStage, stages_of
 from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
-from sciml_discover.ude import UDE, ParameterMap
+from sciml_discover.ude import UDE, stated_parameters
 from sciml_discover.unknown_inputs import estimate_states, use_known_equations
 
 if TYPE_CHECKING:
@@ -104,10 +104,10 @@ def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple
     states = rows.smooth_states.flatten(0, 1).cpu().numpy()
     times = rows.times.flatten().cpu().numpy()[:, None]
     signals = np.concatenate([states, times], axis=1)
-    if rows.controls is not None:
-        signals = np.concatenate([signals, rows.controls.flatten(0, 1).cpu().numpy()], axis=1)
+    if rows.flat_controls is not None:
+        signals = np.concatenate([signals, rows.flat_controls.cpu().numpy()], axis=1)
     center, spread = signals.mean(axis=0), signals.std(axis=0)
-    # A hidden state is constant here: its scale stands in for the spread that nobody has seen.
+    # A state that nobody has seen may be constant here: its scale stands in for the spread that nobody has seen.
     fallback = np.append(rows.scale.cpu().numpy(), np.ones(signals.shape[1] - states.shape[1]))
     spread = np.where(spread > 1e-9 * fallback, spread, fallback)
     sizes = hole_sizes(system, rows)
@@ -123,16 +123,14 @@ def hole_sizes(system: System, rows: Rows) -> list[float]:
     A hole that is added is as large as the slope. One that is multiplied by something is smaller by as much, judged at
     the rows where that something is large.
     """
-    parameters = ParameterMap(system, rows.times.device)
-    values = parameters.physical(parameters.initial(1))[:, None, :]
+    values = stated_parameters(system, rows.times.device)
     states = rows.smooth_states.flatten(0, 1)[None]
-    controls = None if rows.controls is None else rows.controls.flatten(0, 1)
     nothing = states.new_zeros(*states.shape[:2], len(system.missing))
     functions = system.torch_functions()
-    by_hole = functions.linearize(rows.times.flatten(), states, values, nothing, controls)[3]
+    by_hole = functions.linearize(rows.times.flatten(), states, values, nothing, rows.flat_controls)[3]
     factors = by_hole.expand(1, states.shape[1], -1, -1)[0].abs().cpu().numpy()  # (rows, states, holes)
     slopes = rows.smooth_slopes.flatten(0, 1).abs().cpu().numpy()
-    influence, typical, sizes = hole_influence(system), rows.slope_scale.cpu().numpy(), []
+    influence, typical, sizes = system.hole_influence, rows.slope_scale.cpu().numpy(), []
     for number in range(len(system.missing)):
         found = []
         for state in np.flatnonzero(influence[:, number]):
@@ -148,12 +146,6 @@ def hole_sizes(system: System, rows: Rows) -> list[float]:
             found.append(size)
         sizes.append(max(found))
     return sizes
-
-
-def hole_influence(system: System) -> np.ndarray:
-    """Return which equation contains which hole, shape ``(states, holes)``."""
-    texts = [{str(item) for item in system.equations[name].free_symbols} for name in system.state_names]
-    return np.array([[hole.name in text for hole in system.missing] for text in texts])
 
 
 @dataclass(frozen=True)
@@ -199,18 +191,12 @@ class Outcome:
     """What one attempt at a stage gave.
 
     Attributes:
-        batch: the starts that were not dropped on the way, as they were before.
-        fit: where each stands now.
-        score: as in `Batch`, now.
-        converged: whether each converged.
-        prior: as in `Batch`, now.
+        before: the starts that were not dropped on the way, as they were.
+        after: the same, as they are now.
     """
 
-    batch: Batch
-    fit: FitState
-    score: torch.Tensor
-    converged: torch.Tensor
-    prior: torch.Tensor
+    before: Batch
+    after: Batch
 
 
 @dataclass(frozen=True)
@@ -296,10 +282,7 @@ def train(
     settled = torch.zeros(options.starts, dtype=torch.bool, device=device)
     number = torch.arange(options.starts, device=device)
     nothing_yet = torch.full((options.starts,), torch.inf, dtype=torch.float64, device=device)
-    prior = torch.full(
-        (options.starts, len(system.missing)), options.network.prior, dtype=torch.float64, device=device
-    )
-    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled, prior))
+    begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled, networks.priors(options.starts)))
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
     batch = _Loop(ude, rows, tuple(stages), options.keep, record, files).run(begin)
@@ -328,7 +311,8 @@ class _Record:
         self.names.append(name)
         self._waiting.append((values, members))
         if look:
-            last = self.losses()[-1]
+            self._collect()
+            last = self._losses[-1]
             value = float(np.min(last[~np.isnan(last)], initial=np.inf))
             self._watch(Progress("train", name, min(len(self.names), self.total), self.total, value))
 
@@ -338,12 +322,16 @@ class _Record:
 
     def losses(self) -> np.ndarray:
         """Return all losses, shape ``(iterations, starts)``; NaN for starts that were not in the batch."""
+        self._collect()
+        return np.array(self._losses).reshape(-1, self._starts)
+
+    def _collect(self) -> None:
+        """Fetch the losses that still wait on the device."""
         for values, members in self._waiting:
             row = np.full(self._starts, np.nan)
             row[members.cpu().numpy()] = values.cpu().numpy()
             self._losses.append(row)
         self._waiting.clear()
-        return np.array(self._losses).reshape(-1, self._starts)
 
     def saved(self) -> dict[str, Any]:
         """Return the texts as JSON."""
@@ -392,9 +380,9 @@ class _Loop:
         possible = ways(stage)
         way = possible[standing.attempt]
         outcome, problem = numerically(lambda: self._attempt(standing, stage.optimizer, way, saved))
-        batch = standing.batch if outcome is None else outcome.batch
+        batch = standing.batch if outcome is None else outcome.before
         if outcome is not None:
-            problem = _no_help(batch.score, outcome.score)
+            problem = _no_help(batch.score, outcome.after.score)
         if problem and standing.attempt + 1 < len(possible):
             change = possible[standing.attempt + 1].change
             self._record.event(way.name, f"{problem}; trying again with {change}")
@@ -443,7 +431,7 @@ class _Loop:
         scores = self._judged(way.name, position, fit)
         chosen = position.objective.prior
         prior = batch.prior if chosen is None else chosen
-        return Outcome(batch, fit, scores, position.state.converged, prior)
+        return Outcome(batch, Batch(batch.number, fit, scores, position.state.converged, prior))
 
     def _judged(self, name: str, position: Position, fit: FitState) -> torch.Tensor:
         """Return the scores of the re-solved trajectories, or of the states where none of these can say anything.
@@ -470,26 +458,26 @@ class _Loop:
 
     def _better(self, name: str, outcome: Outcome) -> Batch:
         """Return the batch after a stage, in which nobody is worse than before it."""
-        batch, following, reached = outcome.batch, outcome.fit, outcome.score
+        before, after = outcome.before, outcome.after
         # A start that nothing can re-solve yet is not judged by its re-solved trajectory.
-        better = ~(reached > batch.score) | ~torch.isfinite(batch.score)
-        better &= torch.isfinite(following.theta).all(1)
+        better = ~(after.score > before.score) | ~torch.isfinite(before.score)
+        better &= torch.isfinite(after.fit.theta).all(1)
         if not bool(better.all()):
             self._record.notes.append(
                 f"{name}: {int((~better).sum())} of {len(better)} starts went back to where they were"
             )
         # Where a segment ran away, the next stage begins with the states of before.
-        solved = better[:, None, None, None] & torch.isfinite(following.states)
+        solved = better[:, None, None, None] & torch.isfinite(after.fit.states)
         fit = FitState(
-            torch.where(solved, following.states, batch.fit.states),
-            torch.where(better[:, None], following.theta, batch.fit.theta),
+            torch.where(solved, after.fit.states, before.fit.states),
+            torch.where(better[:, None], after.fit.theta, before.fit.theta),
         )
         return Batch(
-            batch.number,
+            before.number,
             fit,
-            torch.where(better, reached, batch.score),
-            torch.where(better, outcome.converged, batch.converged),
-            torch.where(better[:, None], outcome.prior, batch.prior),
+            torch.where(better, after.score, before.score),
+            torch.where(better, after.converged, before.converged),
+            torch.where(better[:, None], after.prior, before.prior),
         )
 
     def _strongest(self, name: str, values: torch.Tensor) -> torch.Tensor:

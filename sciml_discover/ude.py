@@ -127,6 +127,12 @@ class Slopes:
     by_holes: torch.Tensor
 
 
+def stated_parameters(system: System, device: torch.device | str = "cpu") -> torch.Tensor:
+    """Return all parameters at the values that the system states, shape ``(1, 1, parameters)``."""
+    parameters = ParameterMap(system, device)
+    return parameters.physical(parameters.initial(1))[:, None, :]
+
+
 class Dynamics(Protocol):
     """What an objective asks of an equation: see `UDE`, which is one."""
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from sciml_discover.base import lazy_import
 from sciml_discover.linear_algebra import OuterProducts
 from sciml_discover.objectives.direct_collocation import CollocationObjective, DirectCollocation
@@ -20,7 +22,7 @@ from sciml_discover.objectives.mesh import row_mesh
 from sciml_discover.objectives.problem import FitState, Rows
 from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.driver import minimise
-from sciml_discover.ude import ParameterMap, Slopes
+from sciml_discover.ude import Slopes, stated_parameters
 
 if TYPE_CHECKING:
     import torch
@@ -60,8 +62,7 @@ def estimate_states(system: System, rows: Rows) -> Rows:
         system: the known physics with its holes.
         rows: the training rows, whose states the smoother of the data alone has estimated.
     """
-    parameters = ParameterMap(system, rows.times.device)
-    values = parameters.physical(parameters.initial(1))[:, None, :]
+    values = stated_parameters(system, rows.times.device)
     guess, size = _first_guess(system, rows, values)
     free = FreeHoles(system, values)
     state = FitState(torch.cat([rows.smooth_states, guess], dim=-1)[None], size.new_zeros(1, 0))
@@ -81,7 +82,7 @@ def estimate_states(system: System, rows: Rows) -> Rows:
         state = objective.finish(position.state.unknowns)
     nodes = state.states[:, :, :, : system.dimension]
     with torch.no_grad():
-        slopes = free.rhs(rows.times.flatten(), state.states.flatten(1, 2), state.theta, _controls(rows))
+        slopes = free.rhs(rows.times.flatten(), state.states.flatten(1, 2), state.theta, rows.flat_controls)
     slopes = slopes[..., : system.dimension].reshape(nodes.shape)
     if not bool(torch.isfinite(nodes).all() & torch.isfinite(slopes).all()):
         return rows
@@ -111,16 +112,10 @@ def use_known_equations(system: System, rows: Rows) -> Rows:
         system: the known physics with its holes.
         rows: the training rows; each state is measured.
     """
-    holes = {hole.name for hole in system.missing}
-    known = [
-        number
-        for number, name in enumerate(system.state_names)
-        if not holes & {str(item) for item in system.equations[name].free_symbols}
-    ]
-    parameters = ParameterMap(system, rows.times.device)
+    known = np.flatnonzero(~system.hole_influence.any(axis=1)).tolist()
     if not known or system.free_parameters:
         return rows
-    values = parameters.physical(parameters.initial(1))[:, None, :]
+    values = stated_parameters(system, rows.times.device)
     steps = rows.intervals.clone()
     for j, length in enumerate(rows.lengths):
         steps[j, length - 1 :] = steps[j, length - 2]
@@ -137,7 +132,7 @@ def use_known_equations(system: System, rows: Rows) -> Rows:
     states, precision = smooth, torch.diag_embed(tolerance.reciprocal().square())
     matrix = precision
     for _ in range(SWEEPS):
-        value, by_state, _, _ = functions.linearize(time, states[None], values, nothing, _controls(rows))
+        value, by_state, _, _ = functions.linearize(time, states[None], values, nothing, rows.flat_controls)
         by_state = by_state.expand(1, len(smooth), -1, -1)[0, :, known] / accuracy[..., None]
         mismatch = (slopes - value[0][:, known]) / accuracy
         matrix = precision + by_state.transpose(-1, -2) @ by_state
@@ -232,16 +227,12 @@ class FreeHoles:
         return self
 
 
-def _controls(rows: Rows) -> torch.Tensor | None:
-    return None if rows.controls is None else rows.controls.flatten(0, 1)
-
-
 def _first_guess(system: System, rows: Rows, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return pointwise least-squares values of the holes ``(J, L, holes)``, and their typical sizes ``(holes,)``."""
     x, time = rows.smooth_states.flatten(0, 1)[None], rows.times.flatten()
     n_holes = len(system.missing)
     nothing = x.new_zeros(*x.shape[:2], n_holes)
-    known, _, _, by_hole = system.torch_functions().linearize(time, x, values, nothing, _controls(rows))
+    known, _, _, by_hole = system.torch_functions().linearize(time, x, values, nothing, rows.flat_controls)
     known, by_hole = known[0], by_hole.expand(1, x.shape[1], -1, -1)[0]
     slopes = rows.smooth_slopes.flatten(0, 1)
     seen = torch.isfinite(slopes)

@@ -24,7 +24,6 @@ from sciml_discover.system import System
 from sciml_discover.training import (
     NetworkOptions,
     TrainOptions,
-    hole_influence,
     network_shapes,
     train,
     trained_ude,
@@ -432,7 +431,7 @@ def test_networks_are_scaled_by_the_data_and_the_equations_they_stand_in() -> No
     shapes = network_shapes(EXCHANGE.system, rows, NetworkOptions(hidden=(3,)))
     assert [shape.inputs for shape in shapes] == [(0, 1), (2, 3)]
     np.testing.assert_array_equal(
-        hole_influence(EXCHANGE.system), [[True, False], [True, False], [False, True]]
+        EXCHANGE.system.hole_influence, [[True, False], [True, False], [False, True]]
     )
     assert shapes[1].output_scale == float(rows.slope_scale[2])
     assert shapes[0].output_scale == float(rows.slope_scale[:2].max())

@@ -69,7 +69,7 @@ class DerivativeObjective(AbstractObjective):
 
     def loss(self, unknowns: torch.Tensor) -> torch.Tensor:
         """Return half the squared mismatch of derivatives, prior included."""
-        slopes = self.ude.rhs(self._times(), self._points(unknowns), unknowns, self._controls())
+        slopes = self.ude.rhs(self._times(), self._points(unknowns), unknowns, self.rows.flat_controls)
         prior = (self.ude.prior_precision(unknowns.shape[0]) * unknowns.square()).sum(1)
         return 0.5 * self._mismatch(slopes).square().sum((1, 2)) + 0.5 * prior
 
@@ -77,7 +77,7 @@ class DerivativeObjective(AbstractObjective):
         """Return the least-squares problem linearised at ``theta``."""
         with torch.no_grad():
             slopes, _, by_theta = self.ude.linearize(
-                self._times(), self._points(unknowns), unknowns, self._controls()
+                self._times(), self._points(unknowns), unknowns, self.rows.flat_controls
             )
             residual = self._mismatch(slopes).flatten(1)
             jacobian = (by_theta * self._weights()[..., None]).flatten(1, 2)
@@ -95,9 +95,6 @@ class DerivativeObjective(AbstractObjective):
 
     def _times(self) -> torch.Tensor:
         return self.rows.times.flatten()
-
-    def _controls(self) -> torch.Tensor | None:
-        return None if self.rows.controls is None else self.rows.controls.flatten(0, 1)
 
     def _points(self, unknowns: torch.Tensor) -> torch.Tensor:
         return self.rows.smooth_states.flatten(0, 1).expand(unknowns.shape[0], -1, -1)

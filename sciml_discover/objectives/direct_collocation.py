@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Literal, cast
@@ -314,14 +315,14 @@ class CollocationObjective(AbstractObjective):
         if not isinstance(previous, CollocationObjective) or previous.mesh is self.mesh:
             return unknowns
         nodes, inner, theta = previous.split(unknowns)
-        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        stages = _with_ends(nodes, inner)
         nodes, inner = carry_states(nodes, stages, self._fractions, previous.mesh, self.mesh)
         return torch.cat([nodes.flatten(1), inner.flatten(1), theta], dim=1)
 
     def _point(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the errors of the states ``(B, J, S, s, d)`` and ``df/dx`` ``(B, J, S, s, d, d)``."""
         nodes, inner, theta = self.split(unknowns)
-        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        stages = _with_ends(nodes, inner)
         slopes = self._slopes(stages, theta)
         error = self._error(self._inverse(slopes.by_state), self._defect(nodes, stages, slopes.value))
         return error, slopes.by_state.reshape(*stages.shape, stages.shape[-1])
@@ -421,7 +422,11 @@ class CollocationObjective(AbstractObjective):
         closing = self.closing
         if closing.shift is not None:
             closing = replace(closing, shift=closing.shift[index])
-        return CollocationObjective(self.options, self.ude.take(index), self.rows, self.mesh, closing)
+        # Made in every iteration in which some members are done: what all share is not computed anew.
+        chosen = copy(self)
+        chosen.closing, chosen._setting = closing, self._setting.take(index)
+        chosen.ude = chosen._setting.ude
+        return chosen
 
     # --- the least-squares problem -----------------------------------------------------------------------
 
@@ -431,7 +436,7 @@ class CollocationObjective(AbstractObjective):
         The matrices that turn defects into errors of the states count as constants.
         """
         nodes, inner, theta = self.split(unknowns)
-        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        stages = _with_ends(nodes, inner)
         points = stages.flatten(1, 3)
         with torch.no_grad():
             inverse = self._inverse(self._slopes(stages, theta).by_state)
@@ -496,7 +501,7 @@ class CollocationObjective(AbstractObjective):
                 f"the networks have {theta.shape[1]} weights, and uncertainty is computed for at most "
                 f"{LARGEST_INFORMATION}"
             )
-        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        stages = _with_ends(nodes, inner)
         with torch.no_grad():
             for _ in range(STAGE_SWEEPS):
                 slopes = self._slopes(stages, theta)
@@ -515,7 +520,7 @@ class CollocationObjective(AbstractObjective):
         nodes, inner, theta = self.split(unknowns)
         batch, count, _, dimension = nodes.shape
         n_stages, weight, intervals = self.options.stages, self.closing.weight, self.mesh.intervals
-        stages = torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
+        stages = _with_ends(nodes, inner)
         slopes = self._slopes(stages, theta)
         by_parameters, by_holes = (
             part.reshape(*stages.shape, part.shape[-1]) for part in (slopes.by_parameters, slopes.by_holes)
@@ -561,6 +566,11 @@ class CollocationObjective(AbstractObjective):
             precision=precision,
             setting=self._setting,
         )
+
+
+def _with_ends(nodes: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+    """Return all stages, the last of which is the right node, shape ``(B, J, S, s, d)``."""
+    return torch.cat([inner, nodes[:, :, 1:, None]], dim=3)
 
 
 class _Setting:

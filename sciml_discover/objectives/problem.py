@@ -95,6 +95,11 @@ class Rows:
         """Whether each state is an observable as it is."""
         return set(self.columns) >= set(range(len(self.scale)))
 
+    @property
+    def flat_controls(self) -> torch.Tensor | None:
+        """The controls of all rows, shape ``(J * L, controls)``; None for a system without controls."""
+        return None if self.controls is None else self.controls.flatten(0, 1)
+
     def inputs(self, intervals: int | slice = slice(None), count: int | None = None) -> Inputs:
         """Return the controls as a function of the time in some intervals of every trajectory.
 
