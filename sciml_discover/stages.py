@@ -22,6 +22,7 @@ from typing import Any, Literal, TypeVar
 
 from sciml_discover import payload, readers, regressors, residual_samples, selection, training, validation
 from sciml_discover.base import Progress, Watch, nobody_watches
+from sciml_discover.constraints import LawOptions
 from sciml_discover.errors import DamagedArtifactError, InputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
 from sciml_discover.expressions import names_used
@@ -161,7 +162,7 @@ def _select_options(loaded: LoadedExperiment, device: Device) -> Any:
     return {
         **_system_options(loaded, device),
         "select": experiment.select.model_dump(mode="json"),
-        "library": experiment.regress.library.model_dump(mode="json"),
+        **experiment.regress.model_dump(mode="json", include=set(LawOptions.model_fields)),
     }
 
 
@@ -220,7 +221,7 @@ def _select(bench: Bench, inputs: Inputs) -> RankedLaws:
         inputs[TrainingResult],
         inputs[Supports],
         experiment.select,
-        library=experiment.regress.library,
+        laws=experiment.regress,
         watch=bench.watch,
     )
 
@@ -262,7 +263,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
     Stage("regress", 1, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
-        "select", 1, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+        "select", 2, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),
     Stage(
         "validate",
