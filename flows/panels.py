@@ -30,6 +30,8 @@ def run_panel(result: DiscoveryResult, folder: Path | None = None) -> Panel:
         parts += [Text(), _rivals(rivals)]
     for sentence in result.identifiability:
         parts.append(Text(f"! {sentence}", style="yellow"))
+    if result.next_measurement is not None:
+        parts.append(Text(f"> {result.next_measurement.sentence}", style="cyan"))
     parts += [Text(), Text(_where(result, folder), style="dim", overflow="fold")]
     colour = COLOURS[result.status]
     return Panel(Group(*parts), title=Text(result.title), border_style=colour, padding=(1, 2))

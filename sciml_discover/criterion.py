@@ -10,7 +10,7 @@ import numpy as np
 if TYPE_CHECKING:
     from sciml_discover.noise import Noise
 
-ODDS = 10.0
+ODDS = 100.0
 """How much less probable a law is, before the data are seen, than one with a term less."""
 
 SMALLEST_MISFIT = 1e-6
@@ -21,10 +21,10 @@ SMALLEST_MISFIT = 1e-6
 class Criterion:
     """Extended Bayesian information criterion (Chen & Chen 2008, doi:10.1093/biomet/asn034); smaller is better.
 
-    ``-2 log L + k log n + 2 log C(p, m) + 2 m log(10)``: ``n`` observed values, ``k`` free numbers, ``m`` of ``p``
-    terms over all holes. The last part is a prior in which each further term is ten times less probable (a complexity
-    prior: Castillo, Schmidt-Hieber & van der Vaart 2015, doi:10.1214/15-AOS1334): all terms of a library are tried,
-    and without it one that fits the noise best is kept in a few laws of a hundred.
+    ``-2 log L + k log n + 2 log C(p, m) + 2 m log(100)``: ``n`` observed values, ``k`` free numbers, ``m`` of ``p``
+    terms over all holes. The last part is a prior in which each further term is a hundred times less probable (a
+    complexity prior: Castillo, Schmidt-Hieber & van der Vaart 2015, doi:10.1214/15-AOS1334): all terms of a library
+    are tried, and without it the one that fits the noise best is kept in a few laws of a hundred.
 
     With a given noise sd, ``-2 log L`` is chi-square. With an estimated one, two things differ.
 

@@ -50,12 +50,15 @@ class LawTerm:
         coefficient: that multiplies it.
         snapped: a simple number (integer or small fraction) that the data cannot tell from the coefficient.
         inner: the parameters inside the term, by name.
+        inclusion: probability that a law has the term, over all laws that were refitted, each weighing as much as its
+            criterion says; None where nobody asked.
     """
 
     term: str
     coefficient: Estimate
     snapped: str | None
     inner: dict[str, Estimate]
+    inclusion: float | None = None
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from sciml_discover.errors import InputError
 
 if TYPE_CHECKING:
     from sciml_discover.laws import Law, LawParameter, LawTerm
+    from sciml_discover.next_measurement import NextMeasurement
     from sciml_discover.readers import PreparedData
     from sciml_discover.scores import Metrics
     from sciml_discover.selection import RankedLaws
@@ -91,6 +92,21 @@ class ParameterEstimate(Record):
     """Whether the data determine it."""
 
 
+class SuggestedMeasurement(Record):
+    """Where one more value would say most about which law holds."""
+
+    trajectory: str
+    """The trajectory to continue or to repeat."""
+    time: float
+    """When to measure."""
+    observable: str
+    """What to measure."""
+    spread: float | None
+    """Standard deviation between the laws' predictions, in units of the noise of one value."""
+    sentence: str
+    """The same in words."""
+
+
 class TermEstimate(Record):
     """One term of a discovered law: `coefficient * term`."""
 
@@ -105,7 +121,8 @@ class TermEstimate(Record):
     snapped: str | None
     """A simple number that the data cannot tell from the coefficient, such as `1/2`."""
     inclusion: float | None
-    """Share of resamples of the data in which the term is kept; null where no resampling was done."""
+    """Probability that the law has this term, over all laws that were refitted: each weighs as much as its criterion
+    says, `exp(-criterion/2)`; null for laws other than the choice."""
     parameters: dict[str, ParameterEstimate]
     """Numbers inside the term, such as a half-saturation; empty for a plain library term."""
 
@@ -334,8 +351,8 @@ class DiscoveryResult(Record):
     """`known_only`, `ude`, `sindy_on_data`, `constant`."""
     identifiability: tuple[str, ...] = ()
     """Sentences that name degeneracies and what the data do not determine."""
-    next_measurement: None = None
-    """Reserved: the measurement that would best separate the rivals. Always null in this version."""
+    next_measurement: SuggestedMeasurement | None = None
+    """The value that would tell the rivals apart best; null without rivals."""
     truth: Truth | None = None
     """Comparison with the known truth; null for measured data."""
     selection: Selection | None = None
@@ -457,6 +474,7 @@ def assemble_result(
                 for name, score in validation.baselines.items()
             },
             "identifiability": laws.identifiability,
+            "next_measurement": _suggested(validation.next_measurement),
             "truth": _truth(validation.truth),
             "selection": _selection(laws),
             "training": _training(trained),
@@ -560,8 +578,30 @@ def _term(term: LawTerm) -> TermEstimate:
         stderr=_finite(term.coefficient.stderr),
         interval95=_finite_pair(term.coefficient.interval95),
         snapped=term.snapped,
-        inclusion=None,
-        parameters={},
+        inclusion=term.inclusion,
+        parameters={
+            name: ParameterEstimate(
+                value=_finite(estimate.value),
+                stderr=_finite(estimate.stderr),
+                interval95=_finite_pair(estimate.interval95),
+                unit=None,
+                fixed=False,
+                identifiable=estimate.stderr is not None,
+            )
+            for name, estimate in term.inner.items()
+        },
+    )
+
+
+def _suggested(found: NextMeasurement | None) -> SuggestedMeasurement | None:
+    if found is None:
+        return None
+    return SuggestedMeasurement(
+        trajectory=found.trajectory,
+        time=found.time,
+        observable=found.observable,
+        spread=_finite(found.spread),
+        sentence=found.sentence,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -306,12 +306,13 @@ def _rank(
         builder.law(chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]))
         for row, i in enumerate(shown)
     )
+    laws = (_with_inclusion(system, laws[0], fits, values), *laws[1:])
     return RankedLaws(
         laws=laws,
         n_rivals=len(near),
         tried=tried,
         failed=int((~solved).sum()),
-        identifiability=(*notes, *_correlations(system, laws[0])),
+        identifiability=(*notes, *_correlations(system, laws[0]), *_exchangeable(laws[: 1 + len(near)])),
         front_complexity=complexity[solved],
         front_chi_square=fits.chi_square[solved],
     )
@@ -340,3 +341,34 @@ def _correlations(system: System, law: Law) -> list[str]:
                     f"{names[k]} and {names[i]} are hardly separable (correlation {correlation:.3f})"
                 )
     return sentences
+
+
+def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray) -> Law:
+    """Return the choice with the probability of each of its terms, over all laws of a pool.
+
+    Each law weighs ``exp(-criterion / 2)``, which approximates its posterior probability (Raftery 1995,
+    doi:10.2307/271063).
+    """
+    weights = np.where(np.isfinite(values), np.exp(-0.5 * (values - np.min(values))), 0.0)
+    missing = {}
+    for hole, supports in zip(system.missing, fits.candidates.supports, strict=True):
+        shares = (weights @ supports / weights.sum())[supports[int(np.argmin(values))]]
+        missing[hole.name] = tuple(
+            replace(term, inclusion=float(share))
+            for term, share in zip(law.missing[hole.name], shares, strict=True)
+        )
+    return replace(law, missing=missing)
+
+
+def _exchangeable(laws: Sequence[Law]) -> list[str]:
+    """Name terms of the choice that a rival has another term for: on these data they cannot be told apart."""
+    sentences = []
+    for rival in laws[1:]:
+        for hole, terms in laws[0].missing.items():
+            own, other = {term.term for term in terms}, {term.term for term in rival.missing[hole]}
+            if len(own - other) == len(other - own) == 1:
+                one, two = (own - other).pop(), (other - own).pop()
+                sentences.append(
+                    f"{one} and {two} in {hole} cannot be told apart on these data (criterion {rival.delta:+.1f})"
+                )
+    return list(dict.fromkeys(sentences))

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 else:
     sympy = lazy_import("sympy")
 
+NUMBER = "number"
+"""What stands for a fitted number inside a term where only its structure counts."""
+
 LARGEST_DENOMINATOR = 4
 """Numbers are snapped to integers, halves, thirds and quarters."""
 
@@ -90,15 +93,32 @@ def equations_with_numbers(
 def canonical_terms(expression: sympy.Expr) -> dict[sympy.Expr, float]:
     """Return the terms of an expanded expression and their coefficients.
 
-    Terms that differ in rounding only are merged; terms that vanished are dropped.
+    Terms that differ in rounding only, or in the numbers inside them, are merged; terms that vanished are dropped.
+    Numbers inside a term, such as the constant of ``x/(0.4 + x)``, are written as the symbol `NUMBER`: what they are
+    is a question of accuracy, not of structure.
     """
-    expanded = sympy.expand(sympy.nsimplify(expression, rational=False))
+    expanded = sympy.expand(expression)
     terms: dict[sympy.Expr, float] = {}
     for term in sympy.Add.make_args(expanded):
         coefficient, rest = term.as_coeff_Mul()
+        rest = _without_numbers(rest)
         terms[rest] = terms.get(rest, 0.0) + float(coefficient)
     largest = max((abs(number) for number in terms.values()), default=0.0)
     return {term: number for term, number in terms.items() if abs(number) > 1e-12 * largest}
+
+
+def _without_numbers(term: sympy.Expr) -> sympy.Expr:
+    """Return a term with a symbol for each number in it that a fit may have given."""
+    number = sympy.Symbol(NUMBER)
+
+    def hide(part: sympy.Basic) -> sympy.Basic:
+        if part.is_Float:
+            return number
+        if isinstance(part, sympy.Add):
+            return part.func(*(number if item.is_Number else hide(item) for item in part.args))
+        return part.func(*(hide(item) for item in part.args)) if part.args else part
+
+    return cast("sympy.Expr", hide(term))
 
 
 def same_structure(one: Mapping[str, sympy.Expr], two: Mapping[str, sympy.Expr]) -> bool:

@@ -22,6 +22,7 @@ from sciml_discover.forecasts import (
     scored_holdout,
     truth_path,
 )
+from sciml_discover.next_measurement import NextMeasurement, suggest_measurement
 from sciml_discover.noise import Noise
 from sciml_discover.scores import Metrics, best_constant, constant_metrics, measure, whiteness
 from sciml_discover.simplify import canonical_terms, equations_with_numbers, same_structure
@@ -120,6 +121,7 @@ class ValidationReport:
         baselines: ``known_only``, ``ude``, ``sindy_on_data``, ``constant``.
         curves: every model, dense in time.
         truth: None for measured data.
+        next_measurement: which value would tell the rivals apart; None without rivals.
     """
 
     status: str
@@ -129,6 +131,7 @@ class ValidationReport:
     baselines: dict[str, ModelScore]
     curves: tuple[Curve, ...]
     truth: TruthComparison | None
+    next_measurement: NextMeasurement | None
 
 
 @single_threaded
@@ -201,6 +204,7 @@ def validate(
             for trajectory, times, values in dense_grid(item, data)
         ),
         truth=comparison,
+        next_measurement=suggest_measurement(system, laws.laws[: 1 + laws.n_rivals], data),
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.integrate import solve_ivp
 
 from sciml_discover.laws import Estimate, Law, LawParameter, LawTerm
+from sciml_discover.next_measurement import NextMeasurement
 from sciml_discover.noise import Noise
 from sciml_discover.readers import PreparedData
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
@@ -269,6 +270,9 @@ def _validation(values: np.ndarray, holdout: bool, known_truth: bool) -> Validat
         truth=TruthComparison(True, {"hare: hare*lynx": 0.0004, "lynx: hare*lynx": 0.001})
         if known_truth
         else None,
+        next_measurement=NextMeasurement(
+            "all", 21.5, "lynx", 3.2, "lynx at t = 21.5 would separate the rivals best"
+        ),
     )
 
 

@@ -21,7 +21,7 @@ def criterion(
 
 
 def test_given_noise_is_chi_square_with_its_penalties() -> None:
-    expected = 80.0 + 5 * np.log(100) + 2 * np.log(comb(12, 2)) + 2 * 2 * np.log(10)
+    expected = 80.0 + 5 * np.log(100) + 2 * np.log(comb(12, 2)) + 2 * 2 * np.log(100)
     misfit, complexity = np.array([[30.0, 50.0]]), np.array([2])
     assert criterion()(misfit, complexity)[0] == pytest.approx(expected)
     # A parameter inside a term is one more number, and no other choice.

@@ -94,6 +94,8 @@ def test_inner_parameters_take_their_size_from_the_data() -> None:
     assert small.start == pytest.approx(0.01, rel=0.2)
     # Whether a parameter is of the size of its input or of the inverse is not known.
     for item in (large, small):
+        assert item.low is not None
+        assert item.high is not None
         assert item.low < 1e-2 / 100 * 1.5
         assert item.high > 100 * 1e2 / 1.5
     starts = library.start_values(2)[:, 0]

@@ -113,7 +113,13 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
         "time": 0.0,
         "values": dict(zip(("hare", "lynx"), INITIAL, strict=True)),
     }
-    assert content["next_measurement"] is None
+    assert content["next_measurement"] == {
+        "trajectory": "all",
+        "time": 21.5,
+        "observable": "lynx",
+        "spread": 3.2,
+        "sentence": "lynx at t = 21.5 would separate the rivals best",
+    }
     assert content["training"]["history"]["stage"][0] == "derivative_matching x adam"
     assert content["training"]["history"]["events"] == [
         "multiple_shooting x lbfgs, iteration 200: 1 of 4 starts stalled: no step makes them better"

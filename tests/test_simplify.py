@@ -129,6 +129,13 @@ def system(equations: dict[str, str], **parameters: object) -> System:
 TERMS = [Library(("x", "y"), [LibraryTerm(text) for text in ("1", "x", "y", "x*y", "x**2")])]
 
 
+def test_numbers_inside_terms_are_no_structure() -> None:
+    one = {"s": read("1.5*x/(0.4 + x) - exp(-0.3*x)")}
+    assert same_structure(one, {"s": read("1.4*x/(0.38 + x) - 0.9*exp(-0.31*x)")})
+    assert not same_structure(one, {"s": read("1.4*x/(0.38 + y) - 0.9*exp(-0.31*x)")})
+    assert not same_structure(one, {"s": read("1.4*x**2/(0.38 + x**2) - 0.9*exp(-0.31*x)")})
+
+
 def test_a_term_that_a_free_parameter_carries_is_redundant() -> None:
     [mask], [sentence] = redundant_terms(system({"x": "k*x - 2*h", "y": "-y"}), TERMS)
     assert mask.tolist() == [False, True, False, False, False]

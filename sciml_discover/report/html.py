@@ -83,6 +83,7 @@ def render_report(
         shifted=equations.shifted_rates(choice, trained.parameters),
         truth=_truth(validation),
         identifiability=laws.identifiability,
+        next_measurement=validation.next_measurement,
         training=trained,
         loss=number(trained.loss),
         misfit=f"{number(trained.chi_square)} over {trained.n_observed} values",
