@@ -36,7 +36,7 @@ class RegressOptions(Options):
     library: LibraryOptions = LibraryOptions()
     """Candidate terms of every hole."""
     regressors: tuple[RegressorOptions, ...] = pydantic.Field(
-        default=(Stlsq(), Frols(), Bagging(), BestSubset()), min_length=1
+        default=(Frols(), Bagging(), BestSubset()), min_length=1
     )
     """Every one of them proposes supports."""
 

@@ -39,13 +39,13 @@ class Bagging(AbstractRegressor):
     """Whether each bag draws the samples, with repetitions."""
     knots: int = pydantic.Field(default=10, ge=0)
     """Points between which the drawn error of the learnt term is interpolated; 0 draws no errors."""
-    drop: float = pydantic.Field(default=0.3, ge=0.0, lt=1.0)
+    drop: float = pydantic.Field(default=0.5, ge=0.0, lt=1.0)
     """Fraction of the terms that each bag must do without."""
     probabilities: tuple[pydantic.PositiveFloat, ...] = pydantic.Field(
         default=(0.1, 0.25, 0.5, 0.75, 0.9), min_length=1
     )
     """Supports are the terms whose inclusion is at least one of these."""
-    commonest: int = pydantic.Field(default=5, ge=0)
+    commonest: int = pydantic.Field(default=10, ge=0)
     """How many of the supports that most bags chose are proposed as well."""
 
     @pydantic.model_validator(mode="after")

@@ -23,7 +23,7 @@ class BestSubset(AbstractRegressor):
     """
 
     kind: Literal["best_subset"] = "best_subset"
-    largest: int = pydantic.Field(default=2, ge=1, le=4)
+    largest: int = pydantic.Field(default=3, ge=1, le=4)
     """Most terms of a support."""
     keep: pydantic.PositiveInt = 5
     """How many supports of each size are proposed."""

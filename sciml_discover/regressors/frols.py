@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pydantic
@@ -28,7 +28,8 @@ class Frols(AbstractRegressor):
         if not regression.target.any():
             return []
         # Orthogonalising a combination of other columns would leave rounding errors, or a division by zero.
-        _, triangle, pivots = qr(regression.columns, mode="economic", pivoting=True)
+        factors: Any = qr(regression.columns, mode="economic", pivoting=True)
+        _, triangle, pivots = factors
         diagonal = np.abs(np.diag(triangle))
         usable = np.zeros(len(regression.usable), dtype=bool)
         usable[pivots[: len(diagonal)][diagonal > DEPENDENT]] = True

@@ -158,12 +158,16 @@ def _reduced(above: Sequence[tuple[int, ...]], below: Sequence[tuple[int, ...]])
 class _Fraction:
     """A fraction of polynomials at the samples: ``a . above / (below[0] + b . below[1:])``.
 
-    Unknowns are ``a`` and ``b`` times the norms of their columns.
+    Unknowns are ``a`` and ``b`` times the norms of their columns; misfits no smaller than the standard deviation of
+    the samples (``tolerance``) say little.
     """
 
     def __init__(self, shape: _Shape, samples: HoleSamples) -> None:
         self.root, self.values = np.sqrt(samples.weights), samples.values
         self.size = float(np.linalg.norm(self.root * self.values))
+        # What nothing determines may be anything of the size of the values.
+        sd = np.minimum(samples.sd, np.sqrt(np.mean(self.values**2))) * self.root
+        self.tolerance = float(np.sum(sd**2)) / self.size**2 + FLOOR if self.size else FLOOR
         self._above, self._below = (
             np.column_stack([np.prod(samples.points ** np.array(one), axis=1) for one in powers])
             for powers in (shape.above, shape.below)
@@ -221,7 +225,7 @@ class _Fit:
             return None
         misfit = float(np.sum(fraction.residual(unknowns) ** 2))
         values = len(fraction.values) / PER_VALUE
-        criterion = values * np.log(misfit + FLOOR) + len(unknowns) * np.log(max(values, 2.0))
+        criterion = values * np.log(misfit + fraction.tolerance) + len(unknowns) * np.log(max(values, 2.0))
         return cls(shape, fraction, unknowns, float(criterion))
 
 

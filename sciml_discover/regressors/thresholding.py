@@ -197,6 +197,8 @@ def _solve(
     for group in np.unique(place):
         inside = np.flatnonzero(place == group)
         width = int(sizes[inside].max())
+        if not width:
+            continue
         # The terms of the mask first; what follows them is cut off by a unit row and column.
         order = np.argsort(~masks[inside], axis=1, kind="stable")[:, :width]
         real = np.take_along_axis(masks[inside], order, axis=1)
