@@ -10,8 +10,9 @@ import numpy as np
 import pydantic
 import pytest
 
-from sciml_discover import payload
+from sciml_discover import payload, regressors
 from sciml_discover.base import Progress
+from sciml_discover.experiment import load_experiment
 from sciml_discover.expressions import parse_expression, symbol
 from sciml_discover.library import LibraryOptions, build_library
 from sciml_discover.regressors import (
@@ -30,6 +31,8 @@ from sciml_discover.regressors.abstract import Regression
 from sciml_discover.regressors.bagging import _smooth
 from sciml_discover.regressors.implicit import _Fit, _Fraction, _Shape, _term
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
+from sciml_discover.stages import Bench, Inputs, stage_named
+from tests.fakes import write_experiment
 from tests.problems import EXCHANGE, LOTKA_VOLTERRA, REGRESSORS
 
 LIBRARY = build_library(("x", "y"), LibraryOptions(polynomial_degree=3, functions=("sin",)))
@@ -382,6 +385,16 @@ def test_regress_says_what_bagging_and_implicit_found_and_stores_it(tmp_path: Pa
     few = Bagging(bags=7)
     np.testing.assert_array_equal(found(few).holes[0].inclusion, found(few).holes[0].inclusion)
     assert (found(few).holes[0].inclusion != found(few, seed=1).holes[0].inclusion).any()
+
+
+def test_the_stage_draws_with_the_seed_of_the_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(regressors, "regress", lambda *_, seed, **__: seen.append(seed))
+    loaded = load_experiment(write_experiment(tmp_path), ["seed=7"])
+    stage_named("regress").work(Bench(loaded), Inputs(samples("predation", "growth")))
+    assert seen == [7]
 
 
 def test_every_hole_has_the_library_of_its_own_inputs() -> None:

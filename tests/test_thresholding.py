@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ def problem(kind: str, seed: int, samples: int, terms: int) -> tuple[np.ndarray,
 
 
 def of_pysindy(
-    columns: np.ndarray, target: np.ndarray, optimizer: STLSQ, bags: int, seed: int, **options: int | bool
+    columns: np.ndarray, target: np.ndarray, optimizer: STLSQ, bags: int, seed: int, **options: Any
 ) -> np.ndarray:
     """Return the supports of pysindy's ensemble, whose draws come from numpy's global generator."""
     np.random.seed(seed)  # noqa: NPY002
@@ -112,7 +113,7 @@ def test_ridges_and_problems_have_thresholds_of_their_own() -> None:
     found = threshold(Problems(columns, targets), ridges, thresholds)
     assert found.shape == (2, 2, 3, 8)
     for r, p, t in np.ndindex(2, 2, 3):
-        alone = STLSQ(threshold=thresholds[r, p, t], alpha=ridges[r])
+        alone = STLSQ(threshold=float(thresholds[r, p, t]), alpha=float(ridges[r]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             alone.fit(columns, targets[p][:, None])
