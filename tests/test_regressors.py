@@ -29,7 +29,7 @@ from sciml_discover.regressors import (
 )
 from sciml_discover.regressors.abstract import Regression
 from sciml_discover.regressors.bagging import _smooth
-from sciml_discover.regressors.implicit import _Fit, _Fraction, _Shape, _term
+from sciml_discover.regressors.implicit import _Fit, _Fraction, _linear_fit, _Shape, _term
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
 from sciml_discover.stages import Bench, Inputs, stage_named
 from tests.fakes import write_experiment
@@ -270,9 +270,21 @@ def test_implicit_proposes_rational_laws_with_their_parameters(
         assert len(term.parameters) == len(term.start)
         assert not set(term.parameters) & set(inputs)
         parse_expression(term.text, [*inputs, *term.parameters], where="test")
-    exact = Implicit().parametric_terms(of_law(law, inputs, points, noise=0.0))[0]
-    assert exact.text == text
-    np.testing.assert_allclose(exact.start, start, rtol=1e-5)
+    exact = Implicit().parametric_terms(of_law(law, inputs, points, noise=0.0))
+    assert exact[0].text == text
+    np.testing.assert_allclose(exact[0].start, start, rtol=1e-5)
+    # A monomial that contributes nothing is no part of a proposal.
+    assert all((np.abs(term.start) > 1e-5).all() and (np.abs(term.start) < 1e5).all() for term in exact)
+
+
+def test_linear_fits_of_a_fraction_are_weighted_by_its_denominator() -> None:
+    samples = of_law(lambda x: 1.3 * x / (0.7 + x), ("x",), LINE, noise=0.05)
+    shape = _Shape(((1,),), ((0,), (1,)))
+    fraction = _Fraction(shape, samples)
+    once = fraction.solve(np.ones(len(samples.values)))
+    fit = _linear_fit(shape, samples)
+    assert fit is not None
+    assert np.sum(fraction.residual(fit.unknowns) ** 2) < 0.999 * np.sum(fraction.residual(once) ** 2)
 
 
 def test_thresholds_alone_find_a_rational_law_of_many_terms() -> None:

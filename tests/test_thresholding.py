@@ -105,6 +105,11 @@ def test_leaving_out_terms_gives_the_supports_of_pysindy() -> None:
         np.testing.assert_array_equal(ours[:, number], theirs)
 
 
+def test_a_coefficient_as_large_as_the_threshold_stays() -> None:
+    found = threshold(Problems(np.eye(3), np.array([[4.0, 2.0, 1.0]])), np.zeros(1), np.array([2.0, 4.0]))
+    np.testing.assert_array_equal(found[0, 0], [[True, True, False], [True, False, False]])
+
+
 def test_ridges_and_problems_have_thresholds_of_their_own() -> None:
     columns, target = problem("mixed", 1, 50, 8)
     targets = np.stack([target, columns[:, 0] - 2.0 * columns[:, 3]])
