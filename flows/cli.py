@@ -280,6 +280,40 @@ def benchmark_training(
     return 0
 
 
+@benchmarks.command("regression")
+@exits
+def benchmark_regression(
+    bootstraps: Annotated[
+        int, typer.Option(min=1, help="Draws of the samples; fewer are sooner done.")
+    ] = 100,
+    thresholds: Annotated[int, typer.Option(min=1, help="On the path of each draw.")] = 50,
+    samples: Annotated[int, typer.Option(min=60, help="Of the term that is regressed on 56 others.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples and draws.")] = 0,
+    out: OutFolder = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+) -> int:
+    """Compare batched thresholding with pysindy's ensembles, on the same draws.
+
+    Exit status: 0 measured, whatever was found; 2 wrong input; 130 interrupted; 1 anything else.
+    """
+    import json
+
+    from rich.console import Console
+
+    from flows.launch import launch_regression_benchmark
+
+    console = Console(stderr=True)
+    document = launch_regression_benchmark(
+        bootstraps=bootstraps, thresholds=thresholds, samples=samples, seed=seed, out=out, console=console
+    )
+    from flows.benchmark_regression import regression_table
+
+    console.print(regression_table(document))
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return 0 if document["figures"] else FAILED
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,

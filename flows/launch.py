@@ -157,6 +157,32 @@ def launch_benchmark(
     return state.result()
 
 
+def launch_regression_benchmark(
+    *, bootstraps: int, thresholds: int, samples: int, seed: int, out: Path, console: Console
+) -> dict[str, Any]:
+    """Run the flow ``benchmark_regression`` once and return its document.
+
+    Raises:
+        InputError: if the output folder cannot be used.
+    """
+    out = writable_folder(out)
+    flow = "flows.benchmark_regression"
+    with _prefect(out, flow, lambda: None) as clock, shown_on(console) as watch:
+        from flows.benchmark_regression import benchmark_regression
+
+        clock.watch = watch
+        state = benchmark_regression(
+            bootstraps=bootstraps,
+            thresholds=thresholds,
+            samples=samples,
+            seed=seed,
+            out=str(out),
+            return_state=True,
+        )
+        _settle(state)
+    return state.result()
+
+
 @contextlib.contextmanager
 def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Session]:
     """Have a Prefect server; while it starts, ``prepare`` and import the module of a flow."""

@@ -223,6 +223,10 @@ class Library:
         }
         return cast("sympy.Expr", self.expressions[number].xreplace(values))
 
+    def with_more(self, terms: Sequence[LibraryTerm]) -> Library:
+        """Return the library with further terms at its end."""
+        return Library(self.inputs, (*self.terms, *terms)) if terms else self
+
     def for_data(self, points: np.ndarray) -> Library:
         """Return the library with a range and a start for every inner parameter, of the size of the data.
 

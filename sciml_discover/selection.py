@@ -139,7 +139,8 @@ def select(
     states, coordinates, steps = _start(system, rows, trained)
     points = _points(system, rows, states)
     libraries = [
-        library.for_data(at) for library, at in zip(build_libraries(system, laws), points, strict=True)
+        library.with_more(hole.parametric).for_data(at)
+        for library, hole, at in zip(build_libraries(system, laws), supports.holes, points, strict=True)
     ]
     redundant, merged = redundant_terms(system, libraries)
     excluded, invalid = excluded_terms(libraries, points, redundant)

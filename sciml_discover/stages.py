@@ -154,6 +154,7 @@ def _regress_options(loaded: LoadedExperiment, device: Device) -> Any:
     return {
         **_system_options(loaded, device),
         "regress": loaded.experiment.regress.model_dump(mode="json"),
+        "seed": loaded.experiment.seed,
     }
 
 
@@ -209,8 +210,14 @@ def _sample(bench: Bench, inputs: Inputs) -> ResidualSamples:
 
 
 def _regress(bench: Bench, inputs: Inputs) -> Supports:
-    options = bench.loaded.experiment.regress
-    return regressors.regress(bench.system, inputs[ResidualSamples], options, watch=bench.watch)
+    experiment = bench.loaded.experiment
+    return regressors.regress(
+        bench.system,
+        inputs[ResidualSamples],
+        experiment.regress,
+        seed=experiment.seed,
+        watch=bench.watch,
+    )
 
 
 def _select(bench: Bench, inputs: Inputs) -> RankedLaws:
@@ -261,7 +268,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("data", 1, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
     Stage("train", 2, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
-    Stage("regress", 1, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
+    Stage("regress", 2, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
         "select", 2, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),

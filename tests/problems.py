@@ -30,7 +30,18 @@ from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.readers import PreparedData
 from sciml_discover.refit import Candidates
-from sciml_discover.regressors import BestSubset, HoleSupports, Stlsq, Supports
+from sciml_discover.regressors import (
+    Bagging,
+    BestSubset,
+    Frols,
+    HoleSupports,
+    Implicit,
+    Lasso,
+    Sr3,
+    Ssr,
+    Stlsq,
+    Supports,
+)
 from sciml_discover.seeds import proposed
 from sciml_discover.smoothers import SmoothingSpline
 from sciml_discover.system import System
@@ -71,8 +82,19 @@ OPTIMIZERS = (
 )
 """Every optimizer, with as many iterations as a curved valley needs."""
 
-REGRESSORS = (Stlsq(), BestSubset(largest=3))
-"""Every sparse regressor."""
+REGRESSORS = (
+    Stlsq(),
+    Sr3(),
+    Sr3(regularizer="l1"),
+    Ssr(),
+    Ssr(criterion="model_residual"),
+    Frols(),
+    Lasso(),
+    BestSubset(),
+    Bagging(),
+    Implicit(),
+)
+"""Every sparse regressor; those with a choice, with several."""
 
 
 @dataclass(frozen=True)

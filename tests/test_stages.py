@@ -44,7 +44,7 @@ def test_a_stage_reads_only_from_stages_before_it() -> None:
     ("override", "concerned"),
     [
         ("data.holdout={ fraction = 0.2 }", {"data", "report"}),
-        ("seed=4", {"data", "train", "report"}),
+        ("seed=4", {"data", "train", "regress", "report"}),
         ("train.starts=2", {"train", "report"}),
         ("regress.library.polynomial_degree=2", {"regress", "select", "report"}),
         ("regress.regressors=[{ kind = 'stlsq', thresholds = 5 }]", {"regress", "report"}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -10,23 +10,47 @@ import pydantic
 
 from sciml_discover.base import Progress, Watch, nobody_watches
 from sciml_discover.constraints import LawOptions, build_libraries
+from sciml_discover.library import Columns, Library, LibraryTerm
 from sciml_discover.regressors.abstract import Regression
+from sciml_discover.regressors.bagging import Bagging
 from sciml_discover.regressors.best_subset import BestSubset
+from sciml_discover.regressors.frols import Frols
+from sciml_discover.regressors.implicit import Implicit
+from sciml_discover.regressors.lasso import Lasso
+from sciml_discover.regressors.sr3 import Sr3
+from sciml_discover.regressors.ssr import Ssr
 from sciml_discover.regressors.stlsq import Stlsq
 from sciml_discover.threads import single_threaded
 
 if TYPE_CHECKING:
-    from sciml_discover.residual_samples import ResidualSamples
+    from collections.abc import Mapping
+
+    from sciml_discover.residual_samples import HoleSamples, ResidualSamples
     from sciml_discover.system import System
 
-RegressorOptions = Annotated[BestSubset | Stlsq, pydantic.Field(discriminator="kind")]
+RegressorOptions = Annotated[
+    Stlsq | Sr3 | Ssr | Frols | Lasso | BestSubset | Bagging | Implicit, pydantic.Field(discriminator="kind")
+]
 
 
 class RegressOptions(LawOptions):
     """How samples become supports."""
 
-    regressors: tuple[RegressorOptions, ...] = pydantic.Field(default=(Stlsq(), BestSubset()), min_length=1)
+    regressors: tuple[RegressorOptions, ...] = pydantic.Field(
+        default=(Frols(), Bagging(), BestSubset()), min_length=1
+    )
     """Every one of them proposes supports."""
+
+    @pydantic.field_validator("regressors")
+    @classmethod
+    def _one_proposes_supports(cls, regressors: tuple[RegressorOptions, ...]) -> tuple[RegressorOptions, ...]:
+        if all(isinstance(one, Implicit) for one in regressors):
+            raise ValueError(
+                "'implicit' proposes no terms of the library: add a regressor that does, as stlsq"
+            )
+        if sum(isinstance(one, Bagging) for one in regressors) > 1:
+            raise ValueError("'bagging' twice: a term has one inclusion probability")
+        return regressors
 
 
 @dataclass(frozen=True)
@@ -36,12 +60,15 @@ class HoleSupports:
     Attributes:
         hole: the name of the missing term.
         inputs: names of its inputs.
-        terms: the library, as text.
+        terms: the library, as text, and then what regressors add to it.
         supports: one row per proposal, 1 where the term is in, shape ``(proposals, terms)``.
         coefficients: fitted to the samples, zero outside the support, same shape.
-        inner: values of the library's inner parameters, shape ``(proposals, n_inner)``.
+        inner: values of the library's inner parameters, of added terms too, shape
+            ``(proposals, n_inner)``.
         residuals: misfit of the samples, relative to their norm, shape ``(proposals,)``.
         sources: which regressor proposed it first.
+        inclusion: how often bagging chose each term, shape ``(terms,)``; empty without bagging.
+        parametric: terms with parameters inside that regressors add to the library; they are the last of ``terms``.
     """
 
     hole: str
@@ -52,6 +79,8 @@ class HoleSupports:
     inner: np.ndarray
     residuals: np.ndarray
     sources: tuple[str, ...]
+    inclusion: np.ndarray = field(default_factory=lambda: np.empty(0))
+    parametric: tuple[LibraryTerm, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +96,7 @@ def regress(
     samples: ResidualSamples,
     options: RegressOptions,
     *,
+    seed: int = 0,
     watch: Watch = nobody_watches,
 ) -> Supports:
     """Propose supports for every missing term: what each regressor finds in the samples, without doubles.
@@ -75,35 +105,75 @@ def regress(
         system: the known physics with its holes.
         samples: what the network learnt.
         options: library and regressors.
+        seed: of whatever the regressors draw.
         watch: called once per hole.
     """
     proposals = []
     libraries = build_libraries(system, options)
     for number, (hole, plain) in enumerate(zip(samples.holes, libraries, strict=True)):
         watch(Progress("regress", hole.hole, number, len(system.missing)))
-        library = plain.for_data(hole.points)
-        columns = library.columns(hole.points)
-        regression = Regression.scaled(columns.matrix, hole.values, hole.weights)
+        columns = plain.for_data(hole.points).columns(hole.points)
+        regression = Regression.scaled(columns.matrix, hole.values, hole.weights, hole.sd, seed)
         sources: dict[bytes, tuple[np.ndarray, str]] = {}
+        parametric: dict[str, LibraryTerm] = {}
+        inclusion = np.empty(0)
         for regressor in options.regressors:
             for support in regressor.supports(regression):
-                one_each = columns.one_start_each(
+                support = columns.one_start_each(
                     support, np.abs(regression.fit(support)[0] / regression.column_norms)
                 )
-                sources.setdefault(one_each.tobytes(), (one_each, regressor.kind))
-        fits = [regression.fit(support) for support, _ in sources.values()]
+                sources.setdefault(support.tobytes(), (support, regressor.kind))
+            for term in regressor.parametric_terms(hole):
+                parametric.setdefault(term.text, term)
+            if isinstance(regressor, Bagging):
+                inclusion = np.minimum(columns.of_terms(regressor.inclusion(regression)), 1.0)
         proposals.append(
-            HoleSupports(
-                hole=hole.hole,
-                inputs=hole.inputs,
-                terms=library.texts,
-                supports=np.array(
-                    [columns.of_terms(support) for support, _ in sources.values()], dtype=float
-                ),
-                coefficients=np.array([columns.of_terms(coefficients) for coefficients, _ in fits]),
-                inner=np.array([columns.inner(support) for support, _ in sources.values()]),
-                residuals=np.array([residual for _, residual in fits]),
-                sources=tuple(source for _, source in sources.values()),
-            )
+            _hole_supports(hole, columns, regression, sources, tuple(parametric.values()), inclusion)
         )
     return Supports(tuple(proposals))
+
+
+def _hole_supports(
+    hole: HoleSamples,
+    columns: Columns,
+    regression: Regression,
+    sources: Mapping[bytes, tuple[np.ndarray, str]],
+    parametric: tuple[LibraryTerm, ...],
+    inclusion: np.ndarray,
+) -> HoleSupports:
+    """Return supports of columns as supports of terms, and every parametric term as a law of its own."""
+    fits = [regression.fit(support) for support, _ in sources.values()]
+    known, more = len(columns.library), len(parametric)
+    starts = np.array([item.start for term in parametric for item in term.inner], dtype=float)
+    supports, coefficients, inner, residuals = [], [], [], []
+    for (support, _), (fitted, residual) in zip(sources.values(), fits, strict=True):
+        supports.append(np.append(columns.of_terms(support), np.zeros(more)))
+        coefficients.append(np.append(columns.of_terms(fitted), np.zeros(more)))
+        inner.append(np.append(columns.inner(support), starts))
+        residuals.append(residual)
+    if parametric:
+        extra = Library(hole.inputs, parametric)
+        matrix = extra.matrix(hole.points, starts)
+        for number, column in enumerate(matrix.T):
+            [size], residual = Regression.scaled(column[:, None], hole.values, hole.weights).fit(
+                np.array([True])
+            )
+            marks = np.zeros(known + more)
+            marks[known + number] = 1.0
+            supports.append(marks)
+            coefficients.append(size * marks)
+            inner.append(np.append(columns.library.starts, starts))
+            residuals.append(residual)
+    shape = (len(residuals), known + more)
+    return HoleSupports(
+        hole=hole.hole,
+        inputs=hole.inputs,
+        terms=(*columns.library.texts, *(term.text for term in parametric)),
+        supports=np.array(supports, dtype=float).reshape(shape),
+        coefficients=np.array(coefficients, dtype=float).reshape(shape),
+        inner=np.array(inner, dtype=float).reshape(len(residuals), len(columns.library.inner) + len(starts)),
+        residuals=np.array(residuals),
+        sources=(*(source for _, source in sources.values()), *("implicit",) * more),
+        inclusion=inclusion,
+        parametric=parametric,
+    )

@@ -9,14 +9,13 @@ from typing import Literal
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options
-from sciml_discover.regressors.abstract import Regression
+from sciml_discover.regressors.abstract import AbstractRegressor, Regression
 
 MOST_SUBSETS = 20_000
 """Larger families of subsets are left to the other regressors."""
 
 
-class BestSubset(Options):
+class BestSubset(AbstractRegressor):
     """All supports of up to ``largest`` terms, the best few of each size kept (Furnival & Wilson 1974).
 
     Solved together from the normal equations, which columns of unit norm keep well enough conditioned for a
@@ -24,7 +23,7 @@ class BestSubset(Options):
     """
 
     kind: Literal["best_subset"] = "best_subset"
-    largest: int = pydantic.Field(default=2, ge=1, le=4)
+    largest: int = pydantic.Field(default=3, ge=1, le=4)
     """Most terms of a support."""
     keep: pydantic.PositiveInt = 5
     """How many supports of each size are proposed."""
@@ -32,7 +31,7 @@ class BestSubset(Options):
     def supports(self, regression: Regression) -> list[np.ndarray]:
         """Return the best supports of each size, each of shape ``(terms,)``."""
         terms = regression.columns.shape[1]
-        usable = np.flatnonzero(np.linalg.norm(regression.columns, axis=0) > 0)
+        usable = np.flatnonzero(regression.usable)
         gram = regression.columns.T @ regression.columns
         moment = regression.columns.T @ regression.target
         found = []

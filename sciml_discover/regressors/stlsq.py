@@ -7,39 +7,23 @@ from typing import Literal
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options
-from sciml_discover.regressors.abstract import Regression
+from sciml_discover.regressors.abstract import AbstractRegressor, Regression, distinct
+from sciml_discover.regressors.thresholding import Problems, threshold, threshold_path
 
 
-class Stlsq(Options):
-    """pysindy's STLSQ over a path of thresholds (Brunton, Proctor & Kutz 2016, doi:10.1073/pnas.1517384113)."""
+class Stlsq(AbstractRegressor):
+    """STLSQ over a path of thresholds (Brunton, Proctor & Kutz 2016, doi:10.1073/pnas.1517384113), as one batch."""
 
     kind: Literal["stlsq"] = "stlsq"
     thresholds: pydantic.PositiveInt = 25
     """Number of thresholds on the path, from a thousandth of the largest coefficient to all of it."""
-    ridges: tuple[pydantic.NonNegativeFloat, ...] = (1e-6, 1e-3)
+    ridges: tuple[pydantic.NonNegativeFloat, ...] = pydantic.Field(default=(1e-6, 1e-3), min_length=1)
     """Strengths of the ridge penalty: with strongly correlated terms the supports depend on it."""
 
     def supports(self, regression: Regression) -> list[np.ndarray]:
-        """Return the distinct supports along the path, each of shape ``(terms,)`` and not empty."""
-        import warnings
-
-        from pysindy import STLSQ
-
-        found: dict[bytes, np.ndarray] = {}
-        for ridge in self.ridges:
-            full = np.linalg.lstsq(
-                np.vstack([regression.columns, np.sqrt(ridge) * np.eye(regression.columns.shape[1])]),
-                np.append(regression.target, np.zeros(regression.columns.shape[1])),
-                rcond=None,
-            )[0]
-            for threshold in np.max(np.abs(full)) * np.geomspace(1e-3, 1.0, self.thresholds):
-                optimizer = STLSQ(threshold=threshold, alpha=ridge, max_iter=50, unbias=False)
-                with warnings.catch_warnings():
-                    # A threshold that removes everything is the end of the path, not an accident.
-                    warnings.simplefilter("ignore")
-                    optimizer.fit(regression.columns, regression.target[:, None])
-                support = np.abs(np.asarray(optimizer.coef_)[0]) > 0
-                if support.any():
-                    found.setdefault(support.tobytes(), support)
-        return list(found.values())
+        """Return the supports along the path."""
+        problems = Problems(regression.columns, regression.target[None])
+        ridges = np.array(self.ridges)
+        path = threshold_path(regression.columns, regression.target, ridges, self.thresholds)
+        found = threshold(problems, ridges, path[:, None], iterations=50)
+        return distinct(found.reshape(-1, found.shape[-1]))
