@@ -7,7 +7,8 @@ are equal are solved once.
 
 Normal equations square the condition number. pysindy solves the same ones, so away from ties both find the same
 supports; where rounding could decide whether a coefficient passes its threshold, the coefficients are computed anew
-from the rows themselves, by the call that pysindy makes.
+from the rows themselves, by the call that pysindy makes. One difference is on purpose: a column that vanishes has the
+coefficient zero even without a ridge, where pysindy's solver returns a rounding error of any size.
 """
 
 from __future__ import annotations
