@@ -396,7 +396,16 @@ def test_regress_says_what_bagging_and_implicit_found_and_stores_it(tmp_path: Pa
     assert plain.inclusion.shape == (0,)
     rational = found(Stlsq(), Implicit())
     assert rational.holes[0].parametric
-    np.testing.assert_array_equal(rational.holes[0].supports, plain.supports)
+    known, more = len(plain.terms), len(rational.holes[0].parametric)
+    own = rational.holes[0]
+    assert own.terms == (*plain.terms, *(term.text for term in own.parametric))
+    np.testing.assert_array_equal(own.supports[:-more, :known], plain.supports)
+    # Each rational law is proposed as a law of its own, fitted to the samples, its numbers where they were found.
+    np.testing.assert_array_equal(own.supports[-more:], np.eye(known + more)[known:])
+    assert own.sources[-more:] == ("implicit",) * more
+    assert (own.residuals[-more:] < 0.5).all()
+    values = [item.start for term in own.parametric for item in term.inner]
+    np.testing.assert_array_equal(own.inner, np.tile(values, (len(own.supports), 1)))
     payload.save(tmp_path / "supports", rational)
     again = payload.load(tmp_path / "supports", Supports)
     assert [term.text for term in again.holes[1].parametric] == [

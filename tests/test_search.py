@@ -7,12 +7,14 @@ import pytest
 
 from sciml_discover.base import Progress
 from sciml_discover.constraints import LawOptions
+from sciml_discover.expressions import parse_expression
 from sciml_discover.library import InnerOptions, LibraryOptions
-from sciml_discover.regressors import HoleSupports, Supports
+from sciml_discover.regressors import BestSubset, HoleSupports, Implicit, RegressOptions, Supports, regress
+from sciml_discover.residual_samples import HoleSamples, ResidualSamples
 from sciml_discover.search import SearchOptions
 from sciml_discover.selection import SelectOptions, select
 from sciml_discover.system import System
-from tests.problems import LOTKA_VOLTERRA, Problem, propose, untrained
+from tests.problems import LOTKA_VOLTERRA, Problem, propose, untrained, value
 
 DEGREE3 = LibraryOptions(polynomial_degree=3)
 POOR = [
@@ -57,6 +59,35 @@ def test_without_moves_and_small_laws_only_proposals_compete() -> None:
     )
     assert found.tried == 4
     assert terms(found.laws[0]) != {"predation": ["x*y"], "growth": ["x*y"]}
+
+
+def test_a_rational_law_that_no_library_has_comes_from_the_regressors() -> None:
+    system = System.from_text(
+        states={"s": {"positive": True}}, missing={"uptake": ["s"]}, equations={"s": "0.2 - uptake"}
+    )
+    problem = Problem(
+        "monod", system, {"uptake": "1.5*s/(0.4 + s)"}, np.array([[3.0]]), (np.linspace(0.0, 5.0, 51),)
+    )
+    points = np.linspace(0.05, 3.0, 60)[:, None]
+    values = 1.5 * points[:, 0] / (0.45 + points[:, 0])
+    samples = ResidualSamples(
+        (
+            HoleSamples(
+                "uptake", ("s",), ("s",) * 60, points[:, 0], points, values, np.full(60, 0.03), np.ones(60)
+            ),
+        )
+    )
+    options = RegressOptions(library=DEGREE3, regressors=(BestSubset(), Implicit()))
+    supports = regress(system, samples, options)
+    law = select(
+        system, problem.data(0.01), untrained(problem), supports, SelectOptions(), laws=options
+    ).laws[0]
+    [term] = law.missing["uptake"]
+    assert term.inner
+    assert len(term.inner) == 1
+    found = law.expressions_full["uptake"]
+    at = [value(parse_expression(found, ["s"], where="test"), {"s": float(s)}) for s in (0.1, 0.5, 2.5)]
+    np.testing.assert_allclose(at, [1.5 * s / (0.4 + s) for s in (0.1, 0.5, 2.5)], rtol=0.05)
 
 
 def test_a_saturating_law_is_found_with_its_constant() -> None:
