@@ -153,14 +153,17 @@ def _numbers(result: DiscoveryResult) -> Table:
     for hole, law in result.missing.items():
         for term in law.terms:
             label, snapped = Text(f"{hole}: {term.term}"), f"≈ {term.snapped}" if term.snapped else ""
-            estimate = with_error(term.coefficient, term.stderr)
+            estimate = Text(_in_unit(with_error(term.coefficient, term.stderr), term.unit))
             table.add_row(label, estimate, interval(term.interval95), snapped)
     for name, parameter in result.parameters.items():
         note = "fixed" if parameter.fixed else "" if parameter.identifiable else "not identifiable"
-        unit = f" {parameter.unit}" if parameter.unit else ""
-        value = f"{with_error(parameter.value, parameter.stderr)}{unit}"
+        value = _in_unit(with_error(parameter.value, parameter.stderr), parameter.unit)
         table.add_row(Text(name), Text(value), interval(parameter.interval95), note)
     return table
+
+
+def _in_unit(number: str, unit: str | None) -> str:
+    return number if unit in (None, "1") else f"{number} {unit}"
 
 
 def _errors(result: DiscoveryResult) -> Table:

@@ -200,7 +200,7 @@ def test_what_a_reader_must_know_is_in_the_comments(result: DiscoveryResult) -> 
     for format, mark in (("python", "#"), ("julia", "#"), ("c", "//"), ("latex", "%")):
         text = export_law(result, format)
         assert f"{mark} alpha: 1.2996666666666667 1/year (standard error 0.0021)" in text
-        assert f"{mark} delta: 1.8 (fixed)" in text
+        assert f"{mark} delta: 1.8 1/year (fixed)" in text
         assert (
             f"{mark} coefficient of hare*lynx in growth: 0.8007654321098765 (standard error 0.0011)" in text
         )

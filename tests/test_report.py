@@ -23,6 +23,7 @@ from sciml_discover.report.equations import found_term, known_equations, shifted
 from sciml_discover.report.figures import COLOURS, DARK_COLOURS
 from sciml_discover.report.numbers import interval, number, with_error
 from sciml_discover.trajectories import Dataset, Trajectory
+from sciml_discover.units import UnitTable
 from tests.artifacts import SmallRun, small_run
 from tests.problems import DOSED, LOTKA_VOLTERRA
 
@@ -130,6 +131,7 @@ def test_the_page_says_what_was_found(page: str) -> None:
     for words in (
         "accepted The law passes every condition",
         "0.8996 ± 0.0012",
+        "1/(thousand*year)",
         "1.2997 ± 0.0021",
         "chi-square 29.3 over 33 values",
         "diverged at t = 1.2",
@@ -143,6 +145,12 @@ def test_the_page_says_what_was_found(page: str) -> None:
         "python 3.11",
     ):
         assert words in text, words
+
+
+def test_without_units_there_is_no_column_of_them(run_artifacts: SmallRun, page: str) -> None:
+    text = render_report(**{**run_artifacts.report_arguments(), "units": UnitTable()})
+    assert '<th>Unit</th><th class="n">Could be</th>' in page
+    assert '<th>Unit</th><th class="n">Could be</th>' not in text
 
 
 def test_a_rejected_run_says_so(run_artifacts: SmallRun) -> None:

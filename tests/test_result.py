@@ -95,16 +95,23 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
     assert content["equations_full"] == law.equations_full
     assert content["parameters"]["alpha"]["unit"] == "1/year"
     assert content["parameters"]["delta"] == {
-        "value": 1.8, "stderr": None, "interval95": None, "unit": None, "fixed": True, "identifiable": True,
+        "value": 1.8, "stderr": None, "interval95": None, "unit": "1/year", "fixed": True, "identifiable": True,
     }  # fmt: skip
     (term,) = content["missing"]["predation"]["terms"]
     assert term["term"] == "hare*lynx"
     assert term["coefficient"] == law.missing["predation"][0].coefficient.value
     assert term["inclusion"] is None
+    assert term["unit"] == "1/(thousand*year)"
+    assert content["units"] == {
+        "hare": "thousand", "lynx": "thousand", "t": "year", "predation": "thousand/year", "growth": "thousand/year",
+    }  # fmt: skip
+    assert content["known"] == {"hare": "alpha*hare - predation", "lynx": "growth - delta*lynx"}
     (rival,) = content["alternatives"]
     assert rival["missing"]["growth"] == "0.8008*hare*lynx**2"
     assert rival["rival"]
     assert rival["holdout_error"] == 4.2
+    assert rival["law"]["equations_full"] == run_artifacts.laws.laws[1].equations_full
+    assert rival["law"]["missing"]["growth"]["terms"][0]["unit"] == "1/(thousand^2*year)"
     assert set(content["baselines"]) == {"known_only", "ude", "sindy_on_data", "constant"}
     assert content["baselines"]["sindy_on_data"] == {
         "train": None, "holdout": None, "extrapolation": None, "note": "diverged at t = 1.2",
@@ -124,6 +131,19 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
     assert content["data"]["noise"]["lynx"] == {
             "sd": 0.02, "kind": "additive", "floor": None, "estimated": True,
         }  # fmt: skip
+
+
+def test_the_covariance_is_that_of_the_laws_numbers(run_artifacts: SmallRun) -> None:
+    covariance = np.arange(25.0).reshape(5, 5)
+    covariance[1, 1] = np.inf
+    law = dataclasses.replace(run_artifacts.laws.laws[0], covariance=covariance)
+    found = run_artifacts.result(
+        laws=dataclasses.replace(run_artifacts.laws, laws=(law,), n_rivals=0),
+        validation=dataclasses.replace(run_artifacts.validation, rivals_holdout=(1.1,)),
+    ).covariance
+    assert found is not None
+    assert found.names == ("alpha", "predation: hare*lynx", "growth: hare*lynx")
+    assert found.values == ((0.0, 1.0, 2.0), (5.0, None, 7.0), (10.0, 11.0, 12.0))
 
 
 def test_laws_behind_the_rivals_are_not_called_rivals(run_artifacts: SmallRun) -> None:

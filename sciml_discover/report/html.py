@@ -10,6 +10,7 @@ import numpy as np
 
 from sciml_discover.report import equations, figures
 from sciml_discover.report.numbers import MISSING, interval, number, with_error
+from sciml_discover.units import UnitTable
 
 if TYPE_CHECKING:
     from sciml_discover.laws import Law
@@ -45,6 +46,7 @@ def render_report(
     system: System,
     experiment_text: str,
     versions: Mapping[str, str],
+    units: UnitTable | None = None,
 ) -> str:
     """Return the report of a run as one HTML page.
 
@@ -61,7 +63,9 @@ def render_report(
         system: the known physics and its holes.
         experiment_text: the experiment file as run.
         versions: version per library.
+        units: those of the numbers; none are shown without it.
     """
+    units = units or UnitTable()
     choice = laws.laws[0]
     found = [equations.found_term(hole, choice, trained.parameters, system) for hole in samples.holes]
     return _template().render(
@@ -72,8 +76,9 @@ def render_report(
         known=equations.known_equations(system),
         law=equations.law_equations(choice, system),
         holes=[equations.hole_equation(hole, text, system) for hole, text in choice.expressions.items()],
-        terms=_terms(choice, system),
-        parameters=_parameters(choice),
+        terms=_terms(choice, system, units),
+        parameters=_parameters(choice, units),
+        with_units=bool(units.names),
         models=_models(validation),
         has_holdout=data.holdout is not None,
         has_extrapolation=validation.law.extrapolation is not None,
@@ -144,13 +149,14 @@ def _reasons(validation: ValidationReport) -> list[dict[str, Any]]:
     ]
 
 
-def _terms(law: Law, system: System) -> list[dict[str, str]]:
+def _terms(law: Law, system: System, units: UnitTable) -> list[dict[str, str]]:
     return [
         {
             "hole": hole,
             "term": equations.inline(term.term, system),
             "value": with_error(term.coefficient.value, term.coefficient.stderr),
             "interval": interval(term.coefficient.interval95),
+            "unit": units.coefficient(hole, term.term) or "",
             "snapped": term.snapped or MISSING,
         }
         for hole, terms in law.missing.items()
@@ -158,7 +164,7 @@ def _terms(law: Law, system: System) -> list[dict[str, str]]:
     ]
 
 
-def _parameters(law: Law) -> list[dict[str, str]]:
+def _parameters(law: Law, units: UnitTable) -> list[dict[str, str]]:
     return [
         {
             "name": name,
@@ -166,7 +172,7 @@ def _parameters(law: Law) -> list[dict[str, str]]:
             if known.fixed
             else with_error(known.estimate.value, known.estimate.stderr),
             "interval": MISSING if known.fixed else interval(known.estimate.interval95),
-            "unit": known.unit or "",
+            "unit": known.unit or units.names.get(name, ""),
             "note": "fixed" if known.fixed else "" if known.identifiable else "not determined by the data",
         }
         for name, known in law.parameters.items()
