@@ -31,7 +31,7 @@ FLOORS = (
     ("objectives", "optimizers", "solve", "unknown_inputs", "trained", "checkpoint", "presets", "training"),
     ("residual_samples", "regressors", "search", "simplify", "laws", "criterion", "selection"),
     ("forecasts", "scores", "baselines", "validation"),
-    ("result", "export", "report"),
+    ("result", "report", "exports"),
     ("payload", "store", "option_errors", "toml_writer", "experiment"),
     ("stages", "run_folders", "runs"),
 )
