@@ -14,7 +14,7 @@ import operator
 import re
 from collections.abc import Collection, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
 
 from sciml_discover.base import lazy_import
 from sciml_discover.errors import InputError, did_you_mean
@@ -152,7 +152,9 @@ def names_used(text: str, *, where: str) -> frozenset[str]:
     return frozenset(names - FUNCTIONS.keys() - CONSTANTS)
 
 
-def parse_expression(text: str, names: Collection[str], *, where: str) -> sympy.Expr:
+def parse_expression(
+    text: str, names: Collection[str], *, where: str, exponents: Collection[str] = ()
+) -> sympy.Expr:
     """Return ``text`` as a sympy expression in real symbols.
 
     Whole numbers stay exact, decimal numbers become floats, and exponents of up to three decimals
@@ -162,6 +164,7 @@ def parse_expression(text: str, names: Collection[str], *, where: str) -> sympy.
         text: an expression such as ``"alpha*hare - predation"``.
         names: the names that it may use; functions and constants are always known.
         where: the place that an error message points at.
+        exponents: those of the names that may be the exponent of another name, as in ``x**n``.
 
     Raises:
         InputError: as `check_expression` does, and if the value is infinite or not real.
@@ -171,13 +174,33 @@ def parse_expression(text: str, names: Collection[str], *, where: str) -> sympy.
         2*sqrt(x) - 3*x
     """
     tree = syntax_tree(text, where)
-    _Checker(text, names, where).check(tree)
+    _Checker(text, names, where, exponents).check(tree)
     expression = sympy.sympify(_build(tree))
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         _refuse(text, 0, "a value that is infinite or undefined", where, "a finite expression")
     if any(_is_complex(part) for part in sympy.preorder_traversal(expression) if part.is_number):
         _refuse(text, 0, "a value that is not real", where, "a real expression")
     return expression
+
+
+def to_text(expression: sympy.Expr) -> str:
+    """Return an expression as text that `parse_expression` reads back, numbers in full.
+
+    Example:
+        >>> to_text(parse_expression("2.5*x**2 - abs(x)", ["x"], where="doctest"))
+        '2.5*x**2 - abs(x)'
+    """
+    from sympy.printing.str import StrPrinter
+
+    class Printer(StrPrinter):
+        def _print_Float(self, expr: sympy.Float) -> str:
+            number = repr(float(expr))
+            return number[:-2] if number.endswith(".0") else number
+
+        def _print_Abs(self, expr: sympy.Expr) -> str:
+            return f"abs({self._print(expr.args[0])})"
+
+    return Printer().doprint(expression)
 
 
 def _is_complex(number: Any) -> bool:
@@ -274,11 +297,20 @@ def _check_tokens(text: str, where: str) -> None:
         _refuse(text, opened[-1], "a bracket that is never closed", where, "balanced brackets")
 
 
+class _VariablePower(ast.BinOp):
+    """One name to the power of another."""
+
+    left: ast.Name
+    right: ast.Name
+
+
 class _Checker:
     """Walks a syntax tree without recursion along sums and products, which may be long."""
 
-    def __init__(self, text: str, names: Collection[str], where: str) -> None:
-        self.text, self.names, self.where = text, names, where
+    def __init__(
+        self, text: str, names: Collection[str], where: str, exponents: Collection[str] = ()
+    ) -> None:
+        self.text, self.names, self.where, self.exponents = text, names, where, exponents
         self.used: set[str] = set()
 
     def check(self, tree: ast.expr) -> frozenset[str]:
@@ -356,6 +388,9 @@ class _Checker:
 
     def check_power(self, node: ast.BinOp, power: Fraction) -> Fraction:
         """Refuse exponents that are not small numbers; return the product of the exponents so far."""
+        if _is_variable_power(node) and node.right.id in self.exponents:
+            self.check_known(node.right)
+            return power
         exponent = exact_number(node.right)
         if exponent is None or abs(exponent) > MAX_EXPONENT:
             self.refuse(
@@ -390,6 +425,11 @@ class _Checker:
     def refuse(self, node: ast.expr, found: str, expected: str, do: str = "") -> NoReturn:
         """Raise at the place of a node."""
         _refuse(self.text, max(node.col_offset - 1, 0), found, self.where, expected, do)
+
+
+def _is_variable_power(node: ast.BinOp) -> TypeGuard[_VariablePower]:
+    """Return whether a power is one name to another."""
+    return isinstance(node.left, ast.Name) and isinstance(node.right, ast.Name)
 
 
 def exact_number(node: ast.expr) -> Fraction | None:
@@ -448,6 +488,8 @@ def _build(node: ast.expr) -> sympy.Expr:
             return _power(argument, Fraction(1, 2))
         return _without_roots(getattr(sympy, FUNCTIONS[node.func.id])(argument))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        if _is_variable_power(node):
+            return symbol(node.left.id) ** symbol(node.right.id)
         return _power(_build(node.left), exact_number(node.right) or Fraction(0))
     return _build_chain(node)
 

@@ -1,7 +1,7 @@
-"""The two fillings of the holes of a system, behind one interface with a batch axis.
+"""What can stand in the holes of a system, behind one interface with a batch axis; and networks that do.
 
-A filling says what stands in every hole at given points. `ResidualNetworks` are trained; `MaskedLibraries` are
-candidate laws. The leading axis ``B`` counts starts of a training or candidates of a search alike.
+A filling says what stands in every hole at given points. `ResidualNetworks` are trained; candidate laws are
+`masked_libraries.MaskedLibraries`. The leading axis ``B`` counts starts of a training or candidates of a search alike.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.library import Library
 from sciml_discover.linear_algebra import OuterProducts
 
 if TYPE_CHECKING:
@@ -386,168 +385,3 @@ def gather_inputs(
             given = controls.expand(*state.shape[:-1], controls.shape[-1])
             state = torch.cat([state, clock, given], dim=-1)
     return state[..., list(inputs)]
-
-
-class MaskedLibraries(AbstractFilling):
-    """Library terms x coefficients x 0/1 support, one support per hole and member of the batch.
-
-    Weights are the coefficients of the active terms, each hole's block padded to its widest support, so that a
-    candidate with two terms costs two columns of the sensitivities and not the whole library.
-
-    Args:
-        libraries: one per hole.
-        inputs: positions of each hole's inputs among the states, then the time, then the controls.
-        supports: per hole, whether each term is in, shape ``(B, terms)``.
-        device: where the tensors live.
-        widths: terms that each hole has room for; those of its widest support unless given.
-    """
-
-    def __init__(
-        self,
-        libraries: Sequence[Library],
-        inputs: Sequence[tuple[int, ...]],
-        supports: Sequence[np.ndarray],
-        device: torch.device | str = "cpu",
-        widths: Sequence[int] | None = None,
-    ) -> None:
-        self.libraries = tuple(libraries)
-        self.inputs = tuple(inputs)
-        self._supports, self._device = tuple(supports), device
-        self.active: list[torch.Tensor] = []
-        self.present: list[torch.Tensor] = []
-        if widths is None:
-            widths = [max(int(support.sum(axis=1).max(initial=0)), 1) for support in supports]
-        for support, width in zip(supports, widths, strict=True):
-            order = np.argsort(~support.astype(bool), axis=1, kind="stable")[:, :width]
-            self.active.append(torch.as_tensor(order, device=device))
-            present = np.take_along_axis(support.astype(float), order, axis=1)
-            self.present.append(torch.as_tensor(present, dtype=torch.float64, device=device))
-        self.n_weights = sum(active.shape[1] for active in self.active)
-
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Number of weights of each hole: the terms of its widest support."""
-        return tuple(active.shape[1] for active in self.active)
-
-    def pack(self, coefficients: Sequence[np.ndarray]) -> torch.Tensor:
-        """Return the flat weights of full coefficient arrays ``(B, terms)``, one per hole."""
-        blocks = [
-            torch.as_tensor(full, dtype=torch.float64, device=active.device).gather(1, active) * present
-            for full, active, present in zip(coefficients, self.active, self.present, strict=True)
-        ]
-        return torch.cat(blocks, dim=1)
-
-    def unpack(self, weights: torch.Tensor) -> list[np.ndarray]:
-        """Return full coefficient arrays ``(B, terms)``, one per hole, zero outside the supports."""
-        full, begin = [], 0
-        for library, active, present in zip(self.libraries, self.active, self.present, strict=True):
-            width = active.shape[1]
-            block = weights[:, begin : begin + width] * present
-            begin += width
-            dense = block.new_zeros(block.shape[0], len(library))
-            full.append(dense.scatter_add(1, active, block).cpu().numpy())
-        return full
-
-    def value(
-        self,
-        weights: torch.Tensor,
-        time: torch.Tensor,
-        state: torch.Tensor,
-        controls: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Return the sums of the active terms, shape ``(B, P, holes)``."""
-        outputs, begin = [], 0
-        for number, library in enumerate(self.libraries):
-            terms = library.evaluate(gather_inputs(self.inputs[number], time, state, controls))
-            chosen = self._choose(terms, number)
-            width = chosen.shape[-1]
-            outputs.append(torch.bmm(chosen, weights[:, begin : begin + width, None]))
-            begin += width
-        return torch.cat(outputs, dim=-1)
-
-    def linearize(
-        self,
-        weights: torch.Tensor,
-        time: torch.Tensor,
-        state: torch.Tensor,
-        controls: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the sums and their derivatives by state and by coefficients."""
-        values, by_state, chosen = self._sweep(weights, time, state, controls)
-        by_weights = state.new_zeros(*values.shape, self.n_weights)
-        begin = 0
-        for number, terms in enumerate(chosen):
-            by_weights[:, :, number, begin : begin + terms.shape[-1]] = terms
-            begin += terms.shape[-1]
-        return values, by_state, by_weights
-
-    def slopes(
-        self,
-        weights: torch.Tensor,
-        time: torch.Tensor,
-        state: torch.Tensor,
-        controls: torch.Tensor | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the sums and their derivatives by state."""
-        return self._sweep(weights, time, state, controls)[:2]
-
-    def products(
-        self,
-        weights: torch.Tensor,
-        time: torch.Tensor,
-        state: torch.Tensor,
-        controls: torch.Tensor | None = None,
-    ) -> tuple[OuterProducts, ...]:
-        """Return each hole's terms, which are its derivatives by its coefficients."""
-        _, _, chosen = self._sweep(weights, time, state, controls)
-        one = state.new_ones(()).expand(*state.shape[:2], 1)
-        return tuple(OuterProducts(((terms, one),)) for terms in chosen)
-
-    @property
-    def factors(self) -> int:
-        """One number per term."""
-        return self.n_weights
-
-    def _sweep(
-        self,
-        weights: torch.Tensor,
-        time: torch.Tensor,
-        state: torch.Tensor,
-        controls: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """Return the sums, their derivatives by state, and each hole's terms ``(B, P, width)``."""
-        batch, points, dimension = state.shape
-        outputs, chosen = [], []
-        by_state = state.new_zeros(batch, points, len(self.libraries), dimension)
-        begin = 0
-        known: dict[tuple[int, tuple[int, ...]], tuple[torch.Tensor, torch.Tensor]] = {}
-        for number, library in enumerate(self.libraries):
-            key = (id(library), self.inputs[number])
-            if key not in known:
-                known[key] = library.linearize(gather_inputs(self.inputs[number], time, state, controls))
-            terms, slopes = known[key]
-            chosen.append(self._choose(terms, number))
-            width = chosen[-1].shape[-1]
-            block = weights[:, begin : begin + width, None]
-            outputs.append(torch.bmm(chosen[-1], block))
-            for position, source in enumerate(self.inputs[number]):
-                if source < dimension:
-                    slope = self._choose(slopes[..., position], number)
-                    by_state[:, :, number, source] += torch.bmm(slope, block)[..., 0]
-            begin += width
-        return torch.cat(outputs, dim=-1), by_state, chosen
-
-    def prior_precision(self, batch: int) -> torch.Tensor:  # noqa: ARG002 - supports know the batch
-        """Return zero for active coefficients and one for padding, which keeps the padding at zero."""
-        return 1.0 - torch.cat(self.present, dim=1)
-
-    def take(self, index: torch.Tensor) -> MaskedLibraries:
-        """Return the chosen candidates, with room for as many terms as before."""
-        rows = index.cpu().numpy()
-        supports = [support[rows] for support in self._supports]
-        return MaskedLibraries(self.libraries, self.inputs, supports, self._device, self.widths)
-
-    def _choose(self, terms: torch.Tensor, number: int) -> torch.Tensor:
-        active, present = self.active[number], self.present[number]
-        index = active[:, None, :].expand(-1, terms.shape[1], -1)
-        return terms.gather(2, index) * present[:, None, :]

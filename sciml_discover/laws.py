@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.expressions import to_text
 from sciml_discover.library import Library
 from sciml_discover.objectives.multiple_shooting import ShootingObjective
 from sciml_discover.search import Fits
-from sciml_discover.simplify import equations_with_numbers, linear_combination, round_to_error, snap, to_text
+from sciml_discover.simplify import equations_with_numbers, linear_combination, round_to_error, snap
 
 if TYPE_CHECKING:
     import sympy

@@ -1,9 +1,11 @@
-"""Candidate terms of a hole: polynomials, functions, and terms that the user adds."""
+"""Candidate terms of a hole: polynomials, functions, further terms, with parameters inside where need be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import combinations_with_replacement
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import combinations_with_replacement, product
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -11,7 +13,9 @@ import pydantic
 
 from sciml_discover.base import Options, lazy_import
 from sciml_discover.callables import TorchSystem
-from sciml_discover.expressions import names_used, parse_expression, symbol
+from sciml_discover.coordinates import Coordinates
+from sciml_discover.errors import InputError
+from sciml_discover.expressions import check_name, names_used, parse_expression, symbol, to_text
 
 if TYPE_CHECKING:
     import sympy
@@ -22,11 +26,44 @@ else:
 
 LibraryFunction = Literal["sin", "cos", "tan", "exp", "log", "sqrt", "tanh", "abs"]
 
+PLACEHOLDERS = ("input", "other")
+"""What a template calls the inputs of the hole, each of which takes this place in turn."""
+
+SPAN = 1e3
+"""An inner parameter without bounds stays within this factor of the magnitudes in the data, and of their inverses."""
+
+STARTS = (0.2, 1.0, 5.0)
+"""An inner parameter starts at these multiples of the magnitudes in the data, and of their inverses."""
+
+MOST_STARTS = 36
+"""Combinations of start values that a term with several inner parameters is tried with."""
+
+
+class InnerOptions(Options):
+    """A parameter inside terms, fitted anew in each law that has such a term."""
+
+    start: float | None = None
+    """Where fits begin; without it they begin at several values, of the size of the data and of its inverse."""
+    bounds: tuple[float, float] | None = None
+    """Lowest and highest value; without them it is positive and not far from the size of the data or its inverse."""
+
+    @pydantic.model_validator(mode="after")
+    def _makes_sense(self) -> InnerOptions:
+        if self.bounds is not None:
+            low, high = self.bounds
+            if not low < high:
+                raise ValueError(f"bounds = [{low:g}, {high:g}] have no value between them")
+            if self.start is not None and not low <= self.start <= high:
+                raise ValueError(f"start = {self.start:g} is not within its bounds [{low:g}, {high:g}]")
+        elif self.start == 0.0:
+            raise ValueError("start = 0 without bounds says nothing of the parameter's size; give bounds too")
+        return self
+
 
 class LibraryOptions(Options):
     """Which terms may stand in a hole."""
 
-    polynomial_degree: int = pydantic.Field(default=3, ge=0, le=8)
+    polynomial_degree: int = pydantic.Field(default=3, ge=0, le=10)
     """Highest total degree of the monomials of the hole's inputs."""
     constant: bool = True
     """Whether the constant term is a candidate."""
@@ -34,14 +71,69 @@ class LibraryOptions(Options):
     """Functions applied to each input of the hole."""
     extra: tuple[str, ...] = ()
     """Further terms as text, such as ``"hare*lynx/(1+hare)"``, for every hole that has all of their inputs."""
+    templates: tuple[str, ...] = ()
+    """Further terms for each input of the hole, which they call ``input``: ``"input/(K + input)"``. What they call
+    ``other`` is each input too: ``"sin(input)*other"``."""
+    inner: dict[str, InnerOptions] = pydantic.Field(default_factory=dict)
+    """Parameters inside terms, by name, such as ``K = {}``; a term of the law has its own, whatever the name."""
+
+    @pydantic.field_validator("inner")
+    @classmethod
+    def _names_are_names(cls, inner: dict[str, InnerOptions]) -> dict[str, InnerOptions]:
+        for name in inner:
+            try:
+                check_name(name, where="inner parameter")
+            except InputError as error:
+                raise ValueError(str(error)) from error
+            if name in PLACEHOLDERS:
+                raise ValueError(f"an inner parameter cannot be called {name!r}: templates call inputs that")
+        return inner
+
+
+@dataclass(frozen=True)
+class InnerParameter:
+    """A parameter inside one term.
+
+    Attributes:
+        name: as in the term's text.
+        start: where fits begin; None if the data have to say.
+        low: lowest value; None if the data have to say, or for none at all where ``start`` is given.
+        high: highest value; None like ``low``.
+    """
+
+    name: str
+    start: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class LibraryTerm:
+    """One candidate term, as text.
+
+    Attributes:
+        text: in the hole's inputs and the inner parameters.
+        inner: the parameters inside.
+    """
+
+    text: str
+    inner: tuple[InnerParameter, ...] = ()
+
+    def expression(self, inputs: Sequence[str]) -> sympy.Expr:
+        """Return the term as an expression in the inputs and the inner parameters."""
+        own = [item.name for item in self.inner]
+        return parse_expression(self.text, [*inputs, *own], where="library term", exponents=own)
 
 
 class Library:
     """Candidate terms of one hole, evaluated in batches with their derivatives.
 
+    Most terms are products of a few factors of one input each, which several terms share: the factors are
+    computed once, and each member of a batch multiplies those of its own terms.
+
     Args:
         inputs: names of the hole's inputs.
-        terms: expressions in those inputs.
+        terms: the candidates.
 
     Example:
         >>> library = build_library(("x",), LibraryOptions(polynomial_degree=1, functions=("sin",)))
@@ -49,14 +141,13 @@ class Library:
         ('1', 'x', 'sin(x)')
     """
 
-    def __init__(self, inputs: Sequence[str], terms: Sequence[sympy.Expr]) -> None:
-        self.inputs = tuple(inputs)
-        self.terms = tuple(terms)
-        # The time is an input like any other here, so inputs get names that cannot clash with it.
-        names = [f"input{position}" for position in range(len(self.inputs))]
-        renaming = {symbol(old): symbol(new) for old, new in zip(self.inputs, names, strict=True)}
-        renamed = [cast("sympy.Expr", term.xreplace(renaming)) for term in self.terms]
-        self._functions = TorchSystem(renamed, names, ())
+    def __init__(self, inputs: Sequence[str], terms: Sequence[LibraryTerm]) -> None:
+        self.inputs, self.terms = tuple(inputs), tuple(terms)
+        self.expressions = tuple(term.expression(inputs) for term in terms)
+        self.inner = tuple(item for term in terms for item in term.inner)
+        """The inner parameters of all terms, one after another."""
+        self.owner = np.array([number for number, term in enumerate(terms) for _ in term.inner], dtype=int)
+        """The term that each inner parameter belongs to."""
 
     def __len__(self) -> int:
         return len(self.terms)
@@ -64,29 +155,234 @@ class Library:
     @property
     def texts(self) -> tuple[str, ...]:
         """The terms as text."""
-        return tuple(str(term) for term in self.terms)
+        return tuple(term.text for term in self.terms)
 
-    def evaluate(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Return all terms, shape ``(..., terms)``, at inputs of shape ``(..., inputs)``."""
-        return self._functions.rhs(inputs.new_zeros(()), inputs, inputs.new_zeros(0))
+    @cached_property
+    def _factors(self) -> _Factors:
+        return _Factors(self)
 
-    def linearize(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return all terms and their derivatives by the inputs, shape ``(..., terms, inputs)``."""
-        value, slope, _, _ = self._functions.linearize(inputs.new_zeros(()), inputs, inputs.new_zeros(0))
-        return value, slope
+    def select(
+        self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the chosen terms of each member of a batch, shape ``(B, P, W)``.
 
-    def matrix(self, points: np.ndarray) -> np.ndarray:
+        Args:
+            inputs: shape ``(B, P, inputs)``.
+            index: positions of ``W`` terms per member, shape ``(B, W)``.
+            inner: values of all inner parameters, shape ``(B, n_inner)``; None for a library without.
+        """
+        return self._factors.value(inputs, index, inner)
+
+    def select_with_slopes(
+        self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the chosen terms and their derivatives by the inputs ``(B, P, W, inputs)``; see `select`."""
+        return self._factors.linearize(inputs, index, inner)
+
+    def by_inner(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+        """Return terms' derivatives by chosen inner parameters, shape ``(B, P, V)``.
+
+        Args:
+            inputs: shape ``(B, P, inputs)``.
+            index: positions of ``V`` inner parameters per member, shape ``(B, V)``.
+            inner: values of all inner parameters, shape ``(B, n_inner)``.
+        """
+        return self._factors.by_inner(inputs, index, inner)
+
+    def evaluate(self, inputs: torch.Tensor, inner: torch.Tensor | None = None) -> torch.Tensor:
+        """Return all terms, shape ``(P, terms)``, at inputs of shape ``(P, inputs)``.
+
+        Args:
+            inputs: points.
+            inner: values of the inner parameters, shape ``(n_inner,)``.
+        """
+        everything = torch.arange(len(self), device=inputs.device)[None]
+        return self.select(inputs[None], everything, None if inner is None else inner[None])[0]
+
+    def matrix(self, points: np.ndarray, inner: np.ndarray | None = None) -> np.ndarray:
         """Return all terms at points of shape ``(samples, inputs)``, shape ``(samples, terms)``."""
-        return self.evaluate(torch.as_tensor(points, dtype=torch.float64)).numpy()
+        values = None if inner is None else torch.as_tensor(inner)
+        return self.evaluate(torch.as_tensor(points, dtype=torch.float64), values).numpy()
+
+    def with_numbers(self, number: int, inner: Sequence[float]) -> sympy.Expr:
+        """Return a term with numbers for its own inner parameters."""
+        values = {
+            symbol(item.name): sympy.Float(value)
+            for item, value in zip(self.terms[number].inner, inner, strict=True)
+        }
+        return cast("sympy.Expr", self.expressions[number].xreplace(values))
+
+    def for_data(self, points: np.ndarray) -> Library:
+        """Return the library with a range and a start for every inner parameter, of the size of the data.
+
+        Args:
+            points: values of the inputs in the data, shape ``(points, inputs)``.
+        """
+        if not self.inner:
+            return self
+        sizes = _magnitudes(points)
+        terms = []
+        for term, expression in zip(self.terms, self.expressions, strict=True):
+            used = {str(item) for item in expression.free_symbols}
+            inside = [size for name, size in zip(self.inputs, sizes, strict=True) if name in used]
+            terms.append(LibraryTerm(term.text, tuple(_ranged(item, inside) for item in term.inner)))
+        return Library(self.inputs, terms)
+
+    def coordinates(self, device: torch.device | str = "cpu") -> Coordinates:
+        """Return the unbounded coordinates in which fits move the inner parameters; see `for_data`."""
+        low = [-np.inf if item.low is None else item.low for item in self.inner]
+        high = [np.inf if item.high is None else item.high for item in self.inner]
+        return Coordinates(
+            low, high, np.maximum(np.abs(self.starts), 1e-300).tolist(), [bound > 0 for bound in low], device
+        )
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where fits of the inner parameters begin unless told otherwise, shape ``(n_inner,)``."""
+        return np.array([1.0 if item.start is None else item.start for item in self.inner])
+
+    def start_values(self, number: int) -> np.ndarray:
+        """Return the combinations of values at which a term's inner parameters start, shape ``(starts, own)``."""
+        choices = [_choices(item) for item in self.terms[number].inner]
+        combined = np.array(list(product(*choices))).reshape(-1, len(choices))
+        if len(combined) > MOST_STARTS:
+            combined = combined[np.linspace(0, len(combined) - 1, MOST_STARTS).astype(int)]
+        return combined
+
+
+class _Factors:
+    """The terms of a library as products of factors.
+
+    Factor number zero is one; a term with fewer factors than others is filled up with it. A term with inner
+    parameters is one factor.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._inner_names = [f"inner{number}" for number in range(len(library.inner))]
+        # The time is an input like any other here, so inputs get names that cannot clash with it.
+        names = [f"input{number}" for number in range(len(library.inputs))]
+        renaming = {symbol(old): symbol(new) for old, new in zip(library.inputs, names, strict=True)}
+        places: dict[sympy.Expr, int] = {sympy.Integer(1): 0}
+        rows, by_inner, begin = [], [], 0
+        for term, original in zip(library.terms, library.expressions, strict=True):
+            own = {
+                symbol(item.name): symbol(self._inner_names[begin + k]) for k, item in enumerate(term.inner)
+            }
+            expression = cast("sympy.Expr", original.xreplace({**renaming, **own}))
+            parts = [expression] if own else _separate(expression)
+            by_inner += [sympy.diff(expression, name) for name in own.values()]
+            begin += len(own)
+            rows.append([places.setdefault(part, len(places)) for part in parts])
+        self._most = max((len(row) for row in rows), default=1)
+        self._rows = np.array([row + [0] * (self._most - len(row)) for row in rows], dtype=np.int64)
+        self._tables: dict[str, torch.Tensor] = {}
+        self._values = TorchSystem(list(places), names, (), controls=self._inner_names)
+        self._by_inner = TorchSystem(by_inner, names, (), controls=self._inner_names)
+
+    def value(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None) -> torch.Tensor:
+        table = self._values.rhs(*self._arguments(inputs, inner))
+        total = None
+        for choice in self._choices(index):
+            part = _pick(table, choice)
+            total = part if total is None else total * part
+        return cast("torch.Tensor", total)
+
+    def linearize(
+        self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        table, slopes, _, _ = self._values.linearize(*self._arguments(inputs, inner))
+        total, slope = None, None
+        for choice in self._choices(index):
+            part, part_slope = _pick(table, choice), _pick(slopes, choice)
+            if total is None or slope is None:
+                total, slope = part, part_slope
+            else:
+                slope = slope * part[..., None] + total[..., None] * part_slope
+                total = total * part
+        return cast("torch.Tensor", total), cast("torch.Tensor", slope)
+
+    def by_inner(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
+        return _pick(self._by_inner.rhs(*self._arguments(inputs, inner)), index)
+
+    def _arguments(self, inputs: torch.Tensor, inner: torch.Tensor | None) -> tuple:
+        if inner is None and self._inner_names:
+            raise ValueError(f"got no values of the inner parameters, expected {len(self._inner_names)}")
+        given = inner[:, None, :] if inner is not None and self._inner_names else None
+        return inputs.new_zeros(()), inputs, inputs.new_zeros(0), None, given
+
+    def _choices(self, index: torch.Tensor) -> list[torch.Tensor]:
+        """Return the factors of the chosen terms, each of shape ``(B, W)``."""
+        key = str(index.device)
+        if key not in self._tables:
+            self._tables[key] = torch.as_tensor(self._rows, device=index.device)
+        return list(self._tables[key][index].unbind(-1))
+
+
+def _separate(expression: sympy.Expr) -> list[sympy.Expr]:
+    """Return factors of a term such that no two of them have the same inputs."""
+    groups: dict[frozenset, sympy.Expr] = {}
+    for part in sympy.Mul.make_args(expression):
+        key = frozenset(part.free_symbols)
+        groups[key] = groups.get(key, sympy.Integer(1)) * part
+    number = groups.pop(frozenset(), sympy.Integer(1))
+    parts = list(groups.values()) or [sympy.Integer(1)]
+    if number != 1:
+        parts[0] = parts[0] * number
+    return parts
+
+
+def _pick(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Return entries of ``(B, P, F, ...)`` at positions ``(B, W)``, shape ``(B, P, W, ...)``."""
+    shape = (*table.shape[:2], index.shape[1], *table.shape[3:])
+    index = index.reshape(index.shape[0], 1, index.shape[1], *[1] * (table.dim() - 3)).expand(shape)
+    return table.expand(shape[0], *table.shape[1:]).gather(2, index)
+
+
+def _magnitudes(points: np.ndarray) -> list[float]:
+    """Return the median magnitude of each input that is not zero, one for an input that always is."""
+    sizes = []
+    for column in np.abs(points).T:
+        there = column[np.isfinite(column) & (column > 0)]
+        sizes.append(float(np.median(there)) if len(there) else 1.0)
+    return sizes
+
+
+def _ranged(item: InnerParameter, sizes: Sequence[float]) -> InnerParameter:
+    """Return an inner parameter with a start and bounds.
+
+    Whether it is of the size of an input or of its inverse is not known, so both are within the range.
+    """
+    if item.start is not None and (item.low is not None or item.start < 0):
+        return item
+    if item.low is not None and item.high is not None:
+        middle = np.sqrt(item.low * item.high) if item.low > 0 else 0.5 * (item.low + item.high)
+        return InnerParameter(item.name, float(middle), item.low, item.high)
+    if item.start is not None:
+        return InnerParameter(item.name, item.start, item.start / SPAN, item.start * SPAN)
+    typical = float(np.exp(np.mean(np.log(sizes)))) if sizes else 1.0
+    low, high = sorted((typical, 1.0 / typical))
+    return InnerParameter(item.name, typical, low / SPAN, high * SPAN)
+
+
+def _choices(item: InnerParameter) -> list[float]:
+    """Return start values of one inner parameter that has a range, or the one that it states."""
+    if item.start is None:
+        raise ValueError("a library for no data has no start values; see Library.for_data")
+    if item.low is None or item.high is None:
+        return [item.start]
+    around = [item.start] if item.low <= 0 else [item.start, 1.0 / item.start]
+    values = {round(base * factor, 12) for base in around for factor in STARTS if base}
+    inside = sorted(value for value in values if item.low <= value <= item.high)
+    return inside or [item.start]
 
 
 def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
-    """Return the library of one hole: constant, monomials by degree, functions, extra terms; no doubles.
+    """Return the library of one hole: constant, monomials by degree, functions, further terms; no doubles.
 
     An extra term that needs inputs which this hole does not have is for another hole, and left out here.
 
     Raises:
-        InputError: an extra term cannot be parsed.
+        InputError: a term cannot be parsed.
     """
     symbols = [symbol(name) for name in inputs]
     terms: list[sympy.Expr] = [sympy.Integer(1)] if options.constant else []
@@ -95,10 +391,51 @@ def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
     for function in options.functions:
         name = "Abs" if function == "abs" else function
         terms += [getattr(sympy, name)(argument) for argument in symbols]
+    found = {term: LibraryTerm(to_text(term)) for term in dict.fromkeys(terms)}
     where = "[regress.library] extra"
-    terms += [
-        parse_expression(text, inputs, where=where)
-        for text in options.extra
-        if names_used(text, where=where) <= set(inputs)
-    ]
-    return Library(inputs, list(dict.fromkeys(terms)))
+    for text in options.extra:
+        if names_used(text, where=where) <= {*inputs, *options.inner}:
+            _add(found, text, inputs, options.inner, where)
+    for template in options.templates:
+        for text in _instances(template, inputs, options.inner):
+            _add(found, text, inputs, options.inner, "[regress.library] templates")
+    return Library(inputs, list(found.values()))
+
+
+def _add(
+    found: dict[sympy.Expr, LibraryTerm],
+    text: str,
+    inputs: Sequence[str],
+    inner: Mapping[str, InnerOptions],
+    where: str,
+) -> None:
+    """Add a term unless an equal one is there."""
+    names = names_used(text, where=where)
+    expression = parse_expression(text, [*inputs, *inner], where=where, exponents=inner)
+    own = []
+    for name in sorted(names & set(inner)):
+        low, high = inner[name].bounds or (None, None)
+        own.append(InnerParameter(name, inner[name].start, low, high))
+    # A plain term is written as expressions are printed, so that equal terms have equal texts.
+    found.setdefault(expression, LibraryTerm(text if own else to_text(expression), tuple(own)))
+
+
+def _instances(template: str, inputs: Sequence[str], inner: Mapping[str, InnerOptions]) -> list[str]:
+    """Return a template with every input in the place of ``input``, and of ``other``."""
+    where = "[regress.library] templates"
+    check = names_used(template, where=where)
+    unknown = check - {*PLACEHOLDERS, *inner}
+    if unknown:
+        raise InputError(
+            f"a template {template!r} with the name {sorted(unknown)[0]!r}",
+            where=where,
+            expected="only input, other and the names in [regress.library.inner]",
+            do="Declare inner parameters, such as inner = { K = {} }; terms in named inputs go into extra.",
+        )
+    expression = parse_expression(template, [*PLACEHOLDERS, *inner], where=where, exponents=inner)
+    others = inputs if "other" in check else ("",)
+    texts = []
+    for one, other in product(inputs, others):
+        renaming = {symbol("input"): symbol(one), symbol("other"): symbol(other or one)}
+        texts.append(to_text(cast("sympy.Expr", expression.subs(renaming, simultaneous=True))))
+    return texts

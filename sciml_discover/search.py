@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import Progress, Watch, lazy_import
-from sciml_discover.holes import MaskedLibraries
 from sciml_discover.library import Library
+from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives import MultipleShooting
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.multiple_shooting import ConstrainedShooting, ShootingObjective
@@ -252,7 +252,7 @@ class Refitter:
         if not isinstance(ude.filling, MaskedLibraries):
             raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
         coordinates, weights = ude.split(state.theta)
-        fitted = ude.filling.unpack(weights)
+        fitted, _ = ude.filling.unpack(weights)
         squares = (self._rows.residual(state.states) * self._factor).square().sum((1, 2))
         misfit = torch.where(valid[:, None] & torch.isfinite(squares), squares, torch.inf)
         return Fits(

@@ -86,26 +86,6 @@ def equations_with_numbers(
     }
 
 
-def to_text(expression: sympy.Expr) -> str:
-    """Return an expression as text that `parse_expression` reads back, numbers in full.
-
-    Example:
-        >>> to_text(parse_expression("2.5*x**2 - abs(x)", ["x"], where="doctest"))
-        '2.5*x**2 - abs(x)'
-    """
-    from sympy.printing.str import StrPrinter
-
-    class Printer(StrPrinter):
-        def _print_Float(self, expr: sympy.Float) -> str:
-            number = repr(float(expr))
-            return number[:-2] if number.endswith(".0") else number
-
-        def _print_Abs(self, expr: sympy.Expr) -> str:
-            return f"abs({self._print(expr.args[0])})"
-
-    return Printer().doprint(expression)
-
-
 def canonical_terms(expression: sympy.Expr) -> dict[sympy.Expr, float]:
     """Return the terms of an expanded expression and their coefficients.
 

@@ -11,7 +11,9 @@ calls `run_stage` for each in turn.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +27,7 @@ from sciml_discover.base import Progress, Watch, nobody_watches
 from sciml_discover.errors import DamagedArtifactError, InputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
 from sciml_discover.expressions import names_used
-from sciml_discover.library import LibraryOptions
+from sciml_discover.library import PLACEHOLDERS, LibraryOptions
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import Supports
 from sciml_discover.residual_samples import ResidualSamples
@@ -90,8 +92,14 @@ def _wanted_terms(library: LibraryOptions, inputs: Sequence[str]) -> Iterator[tu
     for function in library.functions:
         yield from (("[regress.library] functions", f"{function}({name})") for name in inputs)
     for text in library.extra:
-        if names_used(text, where="[regress.library] extra") <= set(inputs):
+        if names_used(text, where="[regress.library] extra") <= {*inputs, *library.inner}:
             yield "[regress.library] extra", text
+    first, second = PLACEHOLDERS
+    for template in library.templates:
+        for one, other in itertools.product(inputs, repeat=2):
+            names = {first: one, second: other}
+            text = re.sub(r"\b\w+\b", lambda word, names=names: names.get(word[0], word[0]), template)
+            yield "[regress.library] templates", text
 
 
 class Inputs:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.coordinates import Coordinates
 from sciml_discover.holes import AbstractFilling, Field
 from sciml_discover.linear_algebra import OuterProducts
 
@@ -38,29 +39,24 @@ class ParameterMap:
     def __init__(self, system: System, device: torch.device | str = "cpu") -> None:
         self.parameters = system.free_parameters
         self.n_free = len(self.parameters)
-        tensor = {"dtype": torch.float64, "device": device}
-        self._values = torch.as_tensor([parameter.value for parameter in system.parameters], **tensor)
+        self._values = torch.as_tensor(
+            [parameter.value for parameter in system.parameters], dtype=torch.float64, device=device
+        )
         self._free = [i for i, parameter in enumerate(system.parameters) if not parameter.fixed]
         bounds = [parameter.bounds or (-np.inf, np.inf) for parameter in self.parameters]
-        self._low = torch.as_tensor([low for low, _ in bounds], **tensor)
-        self._high = torch.as_tensor([high for _, high in bounds], **tensor)
-        self._scale = torch.as_tensor(
-            [abs(parameter.value) if parameter.value else 1.0 for parameter in self.parameters], **tensor
+        self._map = Coordinates(
+            low=[low for low, _ in bounds],
+            high=[high for _, high in bounds],
+            scale=[abs(parameter.value) if parameter.value else 1.0 for parameter in self.parameters],
+            device=device,
         )
-        self._both = torch.isfinite(self._low) & torch.isfinite(self._high)
-        self._width = torch.where(self._both, self._high - self._low, 1.0)
-        self._base = torch.where(self._both, self._low, 0.0)
 
     def initial(self, batch: int) -> torch.Tensor:
         """Return the coordinates of the values that the system states, shape ``(batch, n_free)``.
 
         A value at a bound becomes one a thousandth of the width inside, where the transform still moves.
         """
-        value = self._values[self._free]
-        inside = self._base + 1e-3 * self._width
-        value = torch.where(self._both & (value <= self._low), inside, value)
-        inside = self._base + (1.0 - 1e-3) * self._width
-        value = torch.where(self._both & (value >= self._high), inside, value)
+        value = self._map.inside(self._values[self._free])
         return self.coordinates(value[None]).expand(batch, self.n_free).clone()
 
     def spread(self, batch: int, seed: int) -> torch.Tensor:
@@ -77,32 +73,26 @@ class ParameterMap:
         sobol = qmc.Sobol(self.n_free, scramble=True, rng=np.random.default_rng(seed))
         points = sobol.random_base2((batch - 2).bit_length())[: batch - 1]
         unit = torch.as_tensor(points, dtype=start.dtype, device=start.device)
-        inside = self._base + self._width * unit.clamp(1e-3, 1.0 - 1e-3)
+        inside = self._map.base + self._map.width * unit.clamp(1e-3, 1.0 - 1e-3)
         near = torch.sign(start[:1]) * FACTOR ** (2.0 * unit - 1.0) * start[:1].abs()
         anywhere = torch.where(start[:1] == 0.0, 2.0 * unit - 1.0, near)
-        start[1:] = torch.where(self._both, self.coordinates(inside), anywhere)
+        start[1:] = torch.where(self._map.bounded, self.coordinates(inside), anywhere)
         return start
 
     def coordinates(self, value: torch.Tensor) -> torch.Tensor:
         """Return the coordinates of values of the free parameters, shape ``(B, n_free)``."""
-        # Only rounding is kept away from the bounds: a fitted value close to one must come back as it is.
-        fraction = ((value - self._base) / self._width).clamp(1e-12, 1.0 - 1e-12)
-        return torch.where(self._both, torch.log(fraction / (1.0 - fraction)), value / self._scale)
+        return self._map.coordinates(value)
 
     def physical(self, coordinates: torch.Tensor) -> torch.Tensor:
         """Return all parameters, the fixed ones too, shape ``(B, parameters)``."""
         full = self._values.expand(coordinates.shape[0], -1).clone()
         if self.n_free:
-            bounded = self._base + self._width * torch.sigmoid(coordinates)
-            full[:, self._free] = torch.where(self._both, bounded, coordinates * self._scale)
+            full[:, self._free] = self._map.physical(coordinates)
         return full
 
     def slope(self, coordinates: torch.Tensor) -> torch.Tensor:
         """Return the derivative of each free parameter by its coordinate, shape ``(B, n_free)``."""
-        level = torch.sigmoid(coordinates)
-        return torch.where(
-            self._both, self._width * level * (1.0 - level), self._scale.expand_as(coordinates)
-        )
+        return self._map.slope(coordinates)
 
     @property
     def free_positions(self) -> list[int]:

@@ -296,6 +296,7 @@ class SystemUnits:
         self._inputs = {hole: inputs for hole, inputs in system.missing.items()}
         self._solved: dict[str, Unit] = {}
         self._fresh = 0
+        self._powers: dict[str, tuple[Unit, str]] = {}  # base and exponent of powers like x**n
         self._units: dict[str, Unit] = {}
         for kind in ("states", "parameters", "controls"):
             for name, item in getattr(system, kind).items():
@@ -391,9 +392,9 @@ class SystemUnits:
             exponent = exact_number(node.right)
             if exponent is not None:
                 return self._unit_of(node.left, units, where) ** exponent
-            self._require_plain(node.left, _text(node), units, where)
             self._require_plain(node.right, _text(node), units, where)
-            return PLAIN
+            base = self._reduce(self._unit_of(node.left, units, where))
+            return self._power_of_name(base, _text(node)) if base.powers else PLAIN
         first, *others = _chain(node)
         total = self._unit_of(first[1], units, where)
         for operation, part in others:
@@ -414,6 +415,23 @@ class SystemUnits:
             )
         self._require_plain(node.args[0], _text(node), units, where)
         return PLAIN
+
+    def _power_of_name(self, base: Unit, text: str) -> Unit:
+        """Return the unit of a power whose exponent is no number but a name, such as ``x**n``.
+
+        It is an unknown one, remembered with its base: where such powers with one exponent cancel, as in
+        ``x**n/(K**n + x**n)``, so must their bases.
+        """
+        name = f"{_UNKNOWN}{text}"
+        self._powers[name] = (base, text.rpartition("**")[2])
+        return Unit({name: Fraction(1)})
+
+    def _bases_agree(self, powers: Mapping[str, Fraction]) -> bool:
+        """Return whether powers with names as exponents may cancel; their bases are solved for if so."""
+        together = PLAIN
+        for name, power in powers.items():
+            together = together * self._powers[name][0] ** power
+        return self._same(together, PLAIN)
 
     def _require_plain(self, part: ast.expr, whole: str, units: Mapping[str, Unit], where: str) -> None:
         unit = self._unit_of(part, units, where)
@@ -436,6 +454,9 @@ class SystemUnits:
         if not difference.unknowns:
             dimensions, scale = self._words.base(difference)
             return not dimensions and abs(scale) < SAME_SCALE
+        exponents = {self._powers[name][1] if name in self._powers else None for name in difference.powers}
+        if len(exponents) == 1 and exponents != {None} and not self._bases_agree(difference.powers):
+            return False
         name = difference.unknowns[-1]
         power = difference.powers[name]
         rest = Unit({other: value for other, value in difference.powers.items() if other != name})

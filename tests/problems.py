@@ -16,10 +16,11 @@ import numpy as np
 from sciml_discover.base import lazy_import
 from sciml_discover.controls import ControlSignal
 from sciml_discover.expressions import parse_expression, symbol
-from sciml_discover.holes import MaskedLibraries, NetworkShape, ResidualNetworks
+from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.integrate import solve_reference
-from sciml_discover.library import Library, LibraryOptions, build_library
+from sciml_discover.library import Library, LibraryOptions, LibraryTerm, build_library
 from sciml_discover.linear_algebra import DenseNormal
+from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.noise import Noise
 from sciml_discover.objectives import DerivativeMatching, DirectCollocation, MultipleShooting
 from sciml_discover.objectives.abstract import AbstractObjective
@@ -310,10 +311,7 @@ def true_ude(problem: Problem) -> tuple[UDE, torch.Tensor]:
     """Return the equation with the true law in every hole, and its true unknowns."""
     names = [*problem.system.state_names, "t", *problem.system.control_names]
     holes = problem.system.missing
-    libraries = [
-        Library(hole.inputs, [parse_expression(problem.laws[hole.name], hole.inputs, where="truth")])
-        for hole in holes
-    ]
+    libraries = [Library(hole.inputs, [LibraryTerm(problem.laws[hole.name])]) for hole in holes]
     inputs = [tuple(names.index(name) for name in hole.inputs) for hole in holes]
     ude = UDE(problem.system, MaskedLibraries(libraries, inputs, [np.ones((1, 1)) for _ in holes]))
     return ude, torch.cat([ude.parameters.initial(1), torch.ones(1, len(holes)).double()], dim=1)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from sciml_discover.holes import AbstractFilling, MaskedLibraries, NetworkShape, ResidualNetworks
-from sciml_discover.library import LibraryOptions, build_library
+from sciml_discover.holes import AbstractFilling, NetworkShape, ResidualNetworks
+from sciml_discover.library import InnerParameter, Library, LibraryOptions, LibraryTerm, build_library
+from sciml_discover.masked_libraries import MaskedLibraries
 
 B, P, DIMENSION = 3, 4, 2
 TIME_INPUT = DIMENSION
@@ -49,7 +50,36 @@ def libraries() -> MaskedLibraries:
     return MaskedLibraries(built, INPUTS, SUPPORTS)
 
 
-FILLINGS = {"networks": networks, "linear network": lambda: networks(()), "libraries": libraries}
+def inner_libraries() -> MaskedLibraries:
+    """Terms with parameters inside: bounded over decades, bounded, an exponent, and without bounds."""
+    names, built = ["x", "y", "t"], []
+    for inputs in INPUTS:
+        name = names[inputs[0]]
+        terms = [
+            LibraryTerm("1"),
+            LibraryTerm(f"{name}/(K + {name})", (InnerParameter("K", 1.0, 0.01, 100.0),)),
+            LibraryTerm(
+                f"{name}**n*exp(-m*{name})",
+                (InnerParameter("m", 0.5), InnerParameter("n", 1.5, 0.5, 3.0)),
+            ),
+            LibraryTerm(f"(2 + {name}**2)*sin({name})"),
+        ]
+        built.append(Library([names[i] for i in inputs], terms))
+    supports = [
+        np.array([[1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 1]]),
+        np.array([[0, 1, 1, 1], [1, 0, 0, 0], [0, 0, 1, 0]]),
+        np.array([[0, 0, 0, 1], [1, 0, 0, 0], [0, 0, 0, 1]]),
+        np.array([[0, 1, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0]]),
+    ]
+    return MaskedLibraries(built, INPUTS, supports)
+
+
+FILLINGS = {
+    "networks": networks,
+    "linear network": lambda: networks(()),
+    "libraries": libraries,
+    "libraries with inner parameters": inner_libraries,
+}
 
 
 @pytest.fixture(params=FILLINGS)
@@ -124,17 +154,58 @@ def test_libraries_are_the_sum_of_their_active_terms() -> None:
         for b in range(B):
             exact = filling.libraries[number].matrix(columns[b][:, list(inputs)]) @ coefficients[number][b]
             np.testing.assert_allclose(found[b, :, number].numpy(), exact, atol=1e-12)
-    for full, back in zip(coefficients, filling.unpack(packed), strict=True):
+    for full, back in zip(coefficients, filling.unpack(packed)[0], strict=True):
         np.testing.assert_array_equal(full, back)
+
+
+def test_inner_parameters_come_back_and_do_what_they_say() -> None:
+    filling, (time, state) = inner_libraries(), points()
+    rng = np.random.default_rng(3)
+    coefficients = [rng.standard_normal((B, len(library))) for library in filling.libraries]
+    inner = [rng.uniform(0.6, 2.0, (B, len(library.inner))) for library in filling.libraries]
+    packed = filling.pack(coefficients, inner)
+    full, back = filling.unpack(packed)
+    found = filling.value(packed, time, state)
+    columns = np.concatenate([state.numpy(), np.broadcast_to(time.numpy()[:, None], (B, P, 1))], axis=-1)
+    for number, (library, inputs) in enumerate(zip(filling.libraries, INPUTS, strict=True)):
+        for b in range(B):
+            active = full[number][b] != 0
+            own = active[library.owner]
+            np.testing.assert_allclose(back[number][b][own], inner[number][b][own])
+            # The others stay where they start.
+            np.testing.assert_array_equal(back[number][b][~own], library.starts[~own])
+            x = columns[b][:, inputs[0]]
+            k, m, n = back[number][b]
+            terms = np.stack([x**0, x / (k + x), x**n * np.exp(-m * x), (2 + x**2) * np.sin(x)], axis=1)
+            np.testing.assert_allclose(found[b, :, number].numpy(), terms @ full[number][b])
+
+
+def test_the_slope_of_coordinates_is_that_of_what_they_stand_for() -> None:
+    filling = inner_libraries()
+    flat = weights(filling)
+
+    def meant(at: torch.Tensor) -> np.ndarray:
+        blocks = []
+        for room, full, inner in zip(filling.rooms, *filling.unpack(at), strict=True):
+            blocks.append(np.take_along_axis(full, room.terms.numpy(), 1) * room.present.numpy())
+            blocks.append(np.take_along_axis(inner, room.inner.numpy(), 1) * room.inner_present.numpy())
+        return np.concatenate(blocks, axis=1)
+
+    slope, step = filling.slope_of_coordinates(flat).numpy(), 1e-6
+    for column in range(filling.n_weights):
+        moved = torch.zeros_like(flat)
+        moved[:, column] = step
+        difference = (meant(flat + moved) - meant(flat - moved)) / (2 * step)
+        np.testing.assert_allclose(difference[:, column], slope[:, column], atol=1e-8, rtol=1e-6)
 
 
 def test_coefficients_outside_the_support_do_nothing() -> None:
     filling, (time, state) = libraries(), points()
     dense = [np.ones(support.shape) for support in SUPPORTS]
-    for support, back in zip(SUPPORTS, filling.unpack(filling.pack(dense)), strict=True):
+    for support, back in zip(SUPPORTS, filling.unpack(filling.pack(dense))[0], strict=True):
         np.testing.assert_array_equal(back, support)
     # Padding of narrow supports: no effect on the value, and a prior that keeps it at zero.
-    present = torch.cat(filling.present, dim=1)
+    present = torch.cat([room.present for room in filling.rooms], dim=1)
     _, _, by_weights = filling.linearize(weights(filling), time, state)
     assert (by_weights.abs().sum((1, 2)) * (1 - present)).sum() == 0
     torch.testing.assert_close(filling.prior_precision(B), 1.0 - present)

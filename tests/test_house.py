@@ -27,7 +27,7 @@ FLOORS = (
     ("base", "errors", "threads", "atomic"),
     ("expressions", "printing", "callables", "observation", "system", "systems", "units"),
     ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
-    ("library", "holes", "evidence", "ude"),
+    ("coordinates", "library", "holes", "masked_libraries", "evidence", "ude"),
     ("objectives", "optimizers", "solve", "unknown_inputs", "trained", "checkpoint", "presets", "training"),
     ("residual_samples", "regressors", "search", "simplify", "laws", "criterion", "selection"),
     ("forecasts", "scores", "baselines", "validation"),

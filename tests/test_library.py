@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import numpy as np
+import pydantic
 import pytest
 import torch
 
 from sciml_discover.errors import InputError
-from sciml_discover.library import LibraryOptions, build_library
+from sciml_discover.expressions import symbol
+from sciml_discover.library import InnerOptions, LibraryOptions, build_library
 
 
 def test_terms_come_by_degree_without_doubles() -> None:
     options = LibraryOptions(polynomial_degree=2, functions=("sin", "abs"), extra=("x*y", "x/(1 + y)"))
     library = build_library(("x", "y"), options)
     assert library.texts == (
-        "1", "x", "y", "x**2", "x*y", "y**2", "sin(x)", "sin(y)", "Abs(x)", "Abs(y)", "x/(y + 1)",
+        "1", "x", "y", "x**2", "x*y", "y**2", "sin(x)", "sin(y)", "abs(x)", "abs(y)", "x/(y + 1)",
     )  # fmt: skip
     assert len(library) == 11
 
@@ -36,17 +38,25 @@ def test_values_and_slopes() -> None:
     )
     library = build_library(("x", "t"), options)
     points = torch.as_tensor(np.random.default_rng(0).uniform(0.2, 1.2, (5, 4, 2)))
-    value, slope = library.linearize(points)
-    torch.testing.assert_close(value, library.evaluate(points))
+    everything = torch.arange(len(library)).expand(5, -1)
+    value, slope = library.select_with_slopes(points, everything)
+    torch.testing.assert_close(value, library.select(points, everything))
     index = {text: number for number, text in enumerate(library.texts)}
     x, t = points[..., 0], points[..., 1]
     torch.testing.assert_close(value[..., index["t*x**2"]], t * x**2)
     torch.testing.assert_close(value[..., index["log(t)"]], torch.log(t))
+    torch.testing.assert_close(value[..., index["x/(t + 1)"]], x / (1 + t))
     torch.testing.assert_close(value[..., 0], torch.ones_like(x))
     flat = points.reshape(-1, 2)
     by = torch.autograd.functional.jacobian(lambda at: library.evaluate(at).sum(0), flat)
     torch.testing.assert_close(slope.reshape(20, -1, 2), by.movedim(1, 0))
     np.testing.assert_allclose(library.matrix(flat.numpy()), value.reshape(20, -1).numpy())
+    # Each member of a batch its own terms, in any order.
+    chosen = torch.tensor([[3, 1], [0, 0], [7, 2], [5, 4], [1, 9]])
+    some, some_slope = library.select_with_slopes(points, chosen)
+    for member in range(5):
+        torch.testing.assert_close(some[member], value[member][:, chosen[member]])
+        torch.testing.assert_close(some_slope[member], slope[member][:, chosen[member]])
 
 
 def test_an_extra_term_is_for_the_holes_that_have_its_inputs() -> None:
@@ -55,3 +65,85 @@ def test_an_extra_term_is_for_the_holes_that_have_its_inputs() -> None:
     assert build_library(("x", "y"), options).texts == ("x", "y", "x*y", "sin(x)/(x + 1)")
     with pytest.raises(InputError, match=r"regress\.library"):
         build_library(("x",), LibraryOptions(extra=("x*",)))
+
+
+INNER = LibraryOptions(
+    polynomial_degree=1,
+    constant=False,
+    templates=("input/(K + input)", "sin(input)*other", "input**n/(K**n + input**n)"),
+    inner={"K": InnerOptions(), "n": InnerOptions(bounds=(1.0, 4.0))},
+)
+
+
+def test_templates_take_each_input() -> None:
+    library = build_library(("x", "y"), INNER)
+    assert library.texts == (
+        "x", "y", "x/(K + x)", "y/(K + y)", "x*sin(x)", "y*sin(x)", "x*sin(y)", "y*sin(y)",
+        "x**n/(K**n + x**n)", "y**n/(K**n + y**n)",
+    )  # fmt: skip
+    assert [item.name for item in library.inner] == ["K", "K", "K", "n", "K", "n"]
+    assert library.owner.tolist() == [2, 3, 8, 8, 9, 9]
+
+
+def test_inner_parameters_take_their_size_from_the_data() -> None:
+    points = np.random.default_rng(0).uniform(0.0, 1.0, (500, 2)) * [200.0, 0.02]
+    library = build_library(("x", "y"), INNER).for_data(points)
+    large, small = library.inner[0], library.inner[1]
+    assert large.start == pytest.approx(100.0, rel=0.2)
+    assert small.start == pytest.approx(0.01, rel=0.2)
+    # Whether a parameter is of the size of its input or of the inverse is not known.
+    for item in (large, small):
+        assert item.low < 1e-2 / 100 * 1.5
+        assert item.high > 100 * 1e2 / 1.5
+    starts = library.start_values(2)[:, 0]
+    assert any(0.5 < start / 100.0 < 2.0 for start in starts)
+    assert any(0.5 < start * 100.0 < 2.0 for start in starts)
+    both = library.start_values(8)
+    assert both.shape[1] == 2
+    assert len(both) <= 36
+    assert (both[:, 1] >= 1.0).all()
+    assert (both[:, 1] <= 4.0).all()
+
+
+def test_inner_parameters_as_told() -> None:
+    options = INNER.model_copy(
+        update={"inner": {"K": InnerOptions(start=3.0), "n": InnerOptions(start=2.0, bounds=(1, 3))}}
+    )
+    library = build_library(("x", "y"), options).for_data(np.ones((5, 2)))
+    assert [item.start for item in library.inner] == [3.0, 3.0, 3.0, 2.0, 3.0, 2.0]
+    assert (library.inner[3].low, library.inner[3].high) == (1, 3)
+    np.testing.assert_allclose(
+        float(library.with_numbers(8, [3.0, 2.0]).subs(symbol("x"), 1.5)), 1.5**2 / (3.0**2 + 1.5**2)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"templates": ("input/(K + input)",)}, "the name 'K'"),
+        ({"templates": ("x*input",)}, "the name 'x'"),
+        ({"extra": ("x**n",)}, "exponent"),
+    ],
+)
+def test_what_is_not_declared_is_refused(options: dict, says: str) -> None:
+    if "extra" in options:
+        assert "x**n" not in build_library(("x", "y"), LibraryOptions(**options)).texts
+        options = {"extra": ("x**x",)}
+    with pytest.raises(InputError, match=says):
+        build_library(("x", "y"), LibraryOptions(**options))
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        {"K": {"bounds": (2, 1)}},
+        {"K": {"start": 5, "bounds": (0, 1)}},
+        {"K": {"start": 0}},
+        {"sin": {}},
+        {"a b": {}},
+        {"input": {}},
+    ],
+)
+def test_inner_parameters_without_sense_are_refused(inner: dict) -> None:
+    with pytest.raises(pydantic.ValidationError):
+        LibraryOptions(inner=inner)

@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from sciml_discover.expressions import symbol
-from sciml_discover.holes import MaskedLibraries
-from sciml_discover.library import Library
+from sciml_discover.library import Library, LibraryTerm
+from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives import DirectCollocation
 from sciml_discover.objectives.direct_collocation import radau
 from sciml_discover.objectives.problem import FitState
@@ -74,7 +73,7 @@ def solved(stages: int, count: int) -> float:
     # On the slow manifold y = x STIFF / (STIFF - 1), where the stiff part is silent.
     initial = np.array([[1.0, STIFF / (STIFF - 1.0)]])
     rows = Problem("stiff", system, {"pull": "x"}, initial, (times,)).rows(1e-3)
-    filling = MaskedLibraries([Library(("x",), [symbol("x")])], [(0,)], [np.ones((1, 1))])
+    filling = MaskedLibraries([Library(("x",), [LibraryTerm("x")])], [(0,)], [np.ones((1, 1))])
     objective = DirectCollocation(stages=stages, continuity=1.0).build(UDE(system, filling), rows, 1)
     theta = torch.ones(1, 1).double()
     unknowns = objective.start(FitState(rows.smooth_states[None], theta))

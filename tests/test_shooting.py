@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from sciml_discover.errors import InputError
-from sciml_discover.expressions import symbol
-from sciml_discover.holes import MaskedLibraries
-from sciml_discover.library import Library
+from sciml_discover.library import Library, LibraryTerm
+from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives import MultipleShooting
 from sciml_discover.objectives.multiple_shooting import ShootingObjective, automatic_length
 from sciml_discover.objectives.problem import FitState
@@ -126,7 +125,7 @@ def test_tolerances_are_those_of_each_state() -> None:
         problem = Problem(
             "spring", system, {"h": law}, np.array([[1.0 * unit, 0.0]]), (np.arange(0.0, 5.1, 0.5),)
         )
-        ude = UDE(system, MaskedLibraries([Library(("x",), [symbol("x")])], [(0,)], [np.ones((1, 1))]))
+        ude = UDE(system, MaskedLibraries([Library(("x",), [LibraryTerm("x")])], [(0,)], [np.ones((1, 1))]))
         objective = MultipleShooting(segment_length="all", solver="dopri5", rtol=1e-12, atol=1e-2).build(
             ude, problem.rows(0.01), 1
         )
@@ -143,7 +142,7 @@ EXPLODING = System.from_text(states=["n"], missing={"h": ["n"]}, equations={"n":
 def test_a_member_that_runs_away_does_not_disturb_the_others(gradient: str) -> None:
     problem = Problem("exploding", EXPLODING, {"h": "-n"}, np.array([[1.0]]), (np.arange(0.0, 1.6, 0.5),))
     rows = problem.rows(0.01)
-    ude = UDE(EXPLODING, MaskedLibraries([Library(("n",), [symbol("n")])], [(0,)], [np.ones((3, 1))]))
+    ude = UDE(EXPLODING, MaskedLibraries([Library(("n",), [LibraryTerm("n")])], [(0,)], [np.ones((3, 1))]))
     options = MultipleShooting(segment_length=2, solver="dopri5", rtol=1e-5, atol=1e-3, gradient=gradient)  # pyright: ignore[reportArgumentType]
     objective = options.build(ude, rows, 1)
     states = rows.smooth_states.expand(3, *rows.smooth_states.shape)
@@ -166,7 +165,7 @@ def test_an_adjoint_equation_that_runs_away_is_told_by_its_gradient() -> None:
     # Backwards in time a quick decay explodes, though forwards nothing is easier.
     system = System.from_text(states=["n"], missing={"h": ["n"]}, equations={"n": "-h"})
     problem = Problem("decay", system, {"h": "n"}, np.array([[1.0]]), (np.array([0.0, 1.0, 2.0]),))
-    ude = UDE(system, MaskedLibraries([Library(("n",), [symbol("n")])], [(0,)], [np.ones((2, 1))]))
+    ude = UDE(system, MaskedLibraries([Library(("n",), [LibraryTerm("n")])], [(0,)], [np.ones((2, 1))]))
     options = MultipleShooting(segment_length=1, solver="dopri5", gradient="adjoint")
     objective = options.build(ude, problem.rows(0.01), 1)
     states = objective.rows.smooth_states.expand(2, -1, -1, -1)
@@ -270,7 +269,7 @@ def test_a_growing_horizon_finds_what_single_shooting_does_not() -> None:
         ), laws={"h": "x"}, initial=np.array([[1.0, 0.0]]), times=(np.arange(0.0, 12.01, 0.5),),
     )  # fmt: skip
     rows = truth.rows(0.01)
-    ude = UDE(system, MaskedLibraries([Library(("x",), [symbol("x")])], [(0,)], [np.ones((1, 1))]))
+    ude = UDE(system, MaskedLibraries([Library(("x",), [LibraryTerm("x")])], [(0,)], [np.ones((1, 1))]))
     theta = torch.cat([ude.parameters.initial(1), torch.zeros(1, 1).double()], dim=1)
     found = {}
     for name, horizon in (("at once", (1.0,)), ("step by step", (0.2, 0.5, 1.0))):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import sympy
 
-from sciml_discover.expressions import parse_expression
+from sciml_discover.expressions import parse_expression, to_text
 from sciml_discover.simplify import (
     canonical_terms,
     equations_with_numbers,
@@ -15,7 +15,6 @@ from sciml_discover.simplify import (
     round_to_error,
     same_structure,
     snap,
-    to_text,
 )
 from sciml_discover.system import System
 from tests.problems import LOTKA_VOLTERRA, value

@@ -196,6 +196,20 @@ def test_parameters_inside_a_term_get_units_too() -> None:
     assert (term["exp(-k*x)"].coefficient, term["exp(-k*x)"].inner) == ("g/(L*h)", {"k": "L/g"})
 
 
+def test_powers_with_a_name_as_exponent() -> None:
+    options = system({"x": "-u"}, {"x": "g/L"}, time="h", missing={"u": ("x",)})
+    table = SystemUnits(options).table({"u": ["x**n/(K**n + x**n)", "x**n", "x**n/(K**m + x**n)"]})
+    hill = table.terms["u"]["x**n/(K**n + x**n)"]
+    assert (hill.coefficient, hill.inner) == ("g/(L*h)", {"K": "g/L", "n": "1"})
+    assert table.coefficient("u", "x**n") is None
+    assert table.coefficient("u", "x**n/(K**m + x**n)") == "g/(L*h)"
+    plain = SystemUnits(system({"x": "-u"}, {"x": "1"}, time="h", missing={"u": ("x",)}))
+    assert plain.table({"u": ["x**n"]}).coefficient("u", "x**n") == "1/h"
+    two = SystemUnits(system({"x": "-u", "y": "0"}, {"x": "g", "y": "mol"}, missing={"u": ("x", "y")}))
+    with pytest.raises(InputError, match=r"'y\*\*n' .*beside 'x\*\*n'"):
+        two.check_term("x/(y**n + x**n)", "u", where="term")
+
+
 def test_what_nothing_says_stays_unknown() -> None:
     options = system(
         {"x": "u - k*x", "y": "c*y"},
@@ -295,7 +309,7 @@ def test_a_long_sum_is_no_danger() -> None:
     SystemUnits(system({"x": text}, {"x": "m"}, parameters={"k": None}))
 
 
-def bench(functions: tuple[str, ...] = (), extra: tuple[str, ...] = (), unit: str | None = "m") -> Bench:
+def bench(unit: str | None = "m", inner: tuple[str, ...] = (), **library: tuple[str, ...]) -> Bench:
     document = {
         "title": "units",
         "data": {"files": ["rows.csv"]},
@@ -305,7 +319,7 @@ def bench(functions: tuple[str, ...] = (), extra: tuple[str, ...] = (), unit: st
             "missing": {"u": ("x",)},
             "equations": {"x": "-u"},
         },
-        "regress": {"library": {"functions": functions, "extra": extra}},
+        "regress": {"library": {**library, "inner": {name: {} for name in inner}}},
     }
     return Bench(LoadedExperiment.from_experiment(Experiment.model_validate(document)))
 

@@ -208,7 +208,7 @@ def _term(item: TermEstimate, names: list[str], where: str) -> Term:
         raise InputError(
             f"no value of a number in the term {item.term!r}", where=where, expected="a value for each number"
         )
-    expression = parse_expression(item.term, [*names, *known], where=where)
+    expression = parse_expression(item.term, [*names, *known], where=where, exponents=known)
     return Term(expression, (item.coefficient, item.stderr), known)
 
 

@@ -1,0 +1,312 @@
+"""Candidate laws as a filling: library terms x coefficients x 0/1 supports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import
+from sciml_discover.holes import AbstractFilling, gather_inputs
+from sciml_discover.library import Library
+from sciml_discover.linear_algebra import OuterProducts
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_import("torch")
+
+INNER_PRIOR = 1e-6
+"""Precision of an inner parameter's coordinate around zero: it holds what nothing else does."""
+
+
+@dataclass(frozen=True)
+class _Room:
+    """Where the terms of one hole stand among the weights of each member of a batch.
+
+    A member's weights are the coefficients of its terms, then the coordinates of the inner parameters of these, both
+    padded to what the most demanding member needs.
+
+    Attributes:
+        terms: positions of the active terms in the library, shape ``(B, W)``.
+        present: 1 for an active term, 0 for padding, shape ``(B, W)``.
+        inner: positions of the active terms' inner parameters in the library, shape ``(B, V)``.
+        inner_present: 1 for an active inner parameter, 0 for padding, shape ``(B, V)``.
+        inner_slot: which of the ``W`` terms an inner parameter belongs to, shape ``(B, V)``.
+    """
+
+    terms: torch.Tensor
+    present: torch.Tensor
+    inner: torch.Tensor
+    inner_present: torch.Tensor
+    inner_slot: torch.Tensor
+
+    @property
+    def width(self) -> int:
+        """Number of weights."""
+        return self.terms.shape[1] + self.inner.shape[1]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Room for terms and for inner parameters."""
+        return self.terms.shape[1], self.inner.shape[1]
+
+    @classmethod
+    def of(
+        cls, library: Library, support: np.ndarray, sizes: tuple[int, int] | None, device: torch.device | str
+    ) -> _Room:
+        """Return the room of supports ``(B, terms)``: as much as they need unless given."""
+        active = support.astype(bool)
+        inner_active = active[:, library.owner]
+        if sizes is None:
+            sizes = max(int(active.sum(1).max(initial=0)), 1), int(inner_active.sum(1).max(initial=0))
+        terms, present = _places(active, sizes[0])
+        inner, inner_present = _places(inner_active, sizes[1])
+        slot = np.cumsum(active, axis=1)[np.arange(len(active))[:, None], library.owner[inner]] - 1
+        return cls(
+            terms=torch.as_tensor(terms, device=device),
+            present=torch.as_tensor(present.astype(float), device=device),
+            inner=torch.as_tensor(inner, device=device),
+            inner_present=torch.as_tensor(inner_present.astype(float), device=device),
+            inner_slot=torch.as_tensor(np.maximum(slot, 0), device=device),
+        )
+
+
+def _places(active: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the positions of what is active in each row, padded, and which of them are no padding.
+
+    Padding repeats the first: what stands there anyway has a value wherever the member has one.
+    """
+    order = np.argsort(~active, axis=1, kind="stable")[:, :room]
+    present = np.take_along_axis(active, order, axis=1)
+    return np.where(present, order, order[:, :1]), present
+
+
+class MaskedLibraries(AbstractFilling):
+    """Candidate laws: one support per hole and member of the batch.
+
+    Weights are the coefficients of the active terms and the coordinates of their inner parameters, each hole's block
+    padded to its widest support, so that a candidate with two terms costs two columns of the sensitivities and not
+    the whole library.
+
+    Args:
+        libraries: one per hole; those with inner parameters come from `Library.for_data`.
+        inputs: positions of each hole's inputs among the states, then the time, then the controls.
+        supports: per hole, whether each term is in, shape ``(B, terms)``.
+        device: where the tensors live.
+        sizes: terms and inner parameters that each hole has room for; as many as needed unless given.
+    """
+
+    def __init__(
+        self,
+        libraries: Sequence[Library],
+        inputs: Sequence[tuple[int, ...]],
+        supports: Sequence[np.ndarray],
+        device: torch.device | str = "cpu",
+        sizes: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
+        self.libraries = tuple(libraries)
+        self.inputs = tuple(inputs)
+        self._supports, self._device = tuple(supports), device
+        each = sizes or [None] * len(self.libraries)
+        self.rooms = [
+            _Room.of(library, support, size, device)
+            for library, support, size in zip(self.libraries, supports, each, strict=True)
+        ]
+        self._maps = [library.coordinates(device) for library in self.libraries]
+        self._starts = [torch.as_tensor(library.starts, device=device) for library in self.libraries]
+        self.n_weights = sum(self.widths)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Number of weights of each hole."""
+        return tuple(room.width for room in self.rooms)
+
+    def pack(
+        self, coefficients: Sequence[np.ndarray], inner: Sequence[np.ndarray] | None = None
+    ) -> torch.Tensor:
+        """Return the flat weights of full arrays, one per hole.
+
+        Args:
+            coefficients: shape ``(B, terms)``.
+            inner: values of the inner parameters, shape ``(B, n_inner)``; where they start unless given.
+        """
+        blocks = []
+        for number, (full, room) in enumerate(zip(coefficients, self.rooms, strict=True)):
+            values = torch.as_tensor(full, dtype=torch.float64, device=room.terms.device)
+            blocks.append(values.gather(1, room.terms) * room.present)
+            if room.inner.shape[1]:
+                if inner is None:
+                    own = self._starts[number].expand(len(full), -1)
+                else:
+                    own = torch.as_tensor(inner[number], dtype=torch.float64, device=room.terms.device)
+                coordinates = self._maps[number].coordinates(self._maps[number].inside(own))
+                blocks.append(coordinates.gather(1, room.inner) * room.inner_present)
+        return torch.cat(blocks, dim=1)
+
+    def unpack(self, weights: torch.Tensor) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Return full arrays of coefficients ``(B, terms)``, zero outside the supports, and of inner parameters."""
+        coefficients, inner = [], []
+        for number, block in enumerate(self._blocks(weights)):
+            room = self.rooms[number]
+            dense = block.new_zeros(block.shape[0], len(self.libraries[number]))
+            chosen = block[:, : room.terms.shape[1]] * room.present
+            coefficients.append(dense.scatter_add(1, room.terms, chosen).cpu().numpy())
+            values = self._inner(number, block)
+            if values is None:
+                values = block.new_zeros(block.shape[0], 0)
+            inner.append(values.cpu().numpy())
+        return coefficients, inner
+
+    def slope_of_coordinates(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the derivative of each coefficient or inner parameter by its weight, shape ``(B, n_weights)``."""
+        blocks = []
+        for number, block in enumerate(self._blocks(weights)):
+            room = self.rooms[number]
+            blocks.append(room.present)
+            if room.inner.shape[1]:
+                slope = self._slope(number, block)
+                blocks.append(slope * room.inner_present)
+        return torch.cat(blocks, dim=1)
+
+    def value(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the sums of the active terms, shape ``(B, P, holes)``."""
+        outputs = []
+        for number, block in enumerate(self._blocks(weights)):
+            room, library = self.rooms[number], self.libraries[number]
+            inputs = gather_inputs(self.inputs[number], time, state, controls)
+            terms = library.select(inputs, room.terms, self._inner(number, block))
+            outputs.append(torch.bmm(terms, self._coefficients(number, block)[..., None]))
+        return torch.cat(outputs, dim=-1)
+
+    def linearize(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the sums and their derivatives by state and by weights."""
+        values, by_state, chosen = self._sweep(weights, time, state, controls)
+        by_weights = state.new_zeros(*values.shape, self.n_weights)
+        begin = 0
+        for number, by_own in enumerate(chosen):
+            by_weights[:, :, number, begin : begin + by_own.shape[-1]] = by_own
+            begin += by_own.shape[-1]
+        return values, by_state, by_weights
+
+    def slopes(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the sums and their derivatives by state."""
+        return self._sweep(weights, time, state, controls)[:2]
+
+    def products(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None = None,
+    ) -> tuple[OuterProducts, ...]:
+        """Return each hole's derivatives by its own weights."""
+        _, _, chosen = self._sweep(weights, time, state, controls)
+        one = state.new_ones(()).expand(*state.shape[:2], 1)
+        return tuple(OuterProducts(((by_own, one),)) for by_own in chosen)
+
+    @property
+    def factors(self) -> int:
+        """One number per weight."""
+        return self.n_weights
+
+    def _sweep(
+        self,
+        weights: torch.Tensor,
+        time: torch.Tensor,
+        state: torch.Tensor,
+        controls: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Return the sums, their derivatives by state, and each hole's by its own weights ``(B, P, width)``."""
+        batch, points, dimension = state.shape
+        outputs, chosen = [], []
+        by_state = state.new_zeros(batch, points, len(self.libraries), dimension)
+        for number, block in enumerate(self._blocks(weights)):
+            library, room = self.libraries[number], self.rooms[number]
+            inputs, inner = (
+                gather_inputs(self.inputs[number], time, state, controls),
+                self._inner(number, block),
+            )
+            terms, slopes = library.select_with_slopes(inputs, room.terms, inner)
+            coefficients = self._coefficients(number, block)
+            by_own = [terms * room.present[:, None, :]]
+            outputs.append(torch.bmm(by_own[0], coefficients[..., None]))
+            if inner is not None and room.inner.shape[1]:
+                scale = coefficients.gather(1, room.inner_slot) * self._slope(number, block)
+                by_inner = library.by_inner(inputs, room.inner, inner) * scale[:, None, :]
+                by_own.append(torch.where(room.inner_present[:, None, :] > 0, by_inner, 0.0))
+            chosen.append(by_own[0] if len(by_own) == 1 else torch.cat(by_own, dim=-1))
+            by_inputs = (slopes * coefficients[:, None, :, None]).sum(2)
+            for position, source in enumerate(self.inputs[number]):
+                if source < dimension:
+                    by_state[:, :, number, source] += by_inputs[..., position]
+        return torch.cat(outputs, dim=-1), by_state, chosen
+
+    def prior_precision(self, batch: int) -> torch.Tensor:  # noqa: ARG002 - supports know the batch
+        """Return zero for active coefficients and one for padding, which keeps the padding at zero."""
+        blocks = []
+        for room in self.rooms:
+            blocks += [1.0 - room.present, 1.0 - (1.0 - INNER_PRIOR) * room.inner_present]
+        return torch.cat(blocks, dim=1)
+
+    def take(self, index: torch.Tensor) -> MaskedLibraries:
+        """Return the chosen candidates, with room for as much as before."""
+        rows = index.cpu().numpy()
+        supports = [support[rows] for support in self._supports]
+        sizes = [room.sizes for room in self.rooms]
+        return MaskedLibraries(self.libraries, self.inputs, supports, self._device, sizes)
+
+    def _blocks(self, weights: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the weights of each hole."""
+        begin = 0
+        for width in self.widths:
+            yield weights[:, begin : begin + width]
+            begin += width
+
+    def _coefficients(self, number: int, block: torch.Tensor) -> torch.Tensor:
+        """Return a hole's coefficients, zero in the padding, shape ``(B, W)``."""
+        room = self.rooms[number]
+        return block[:, : room.terms.shape[1]] * room.present
+
+    def _inner(self, number: int, block: torch.Tensor) -> torch.Tensor | None:
+        """Return all inner parameters of a hole's library, at their start where inactive, shape ``(B, n_inner)``."""
+        room, start = self.rooms[number], self._starts[number]
+        if not len(start):
+            return None
+        full = start.expand(len(block), -1)
+        if not room.inner.shape[1]:
+            return full
+        coordinates = self._spread(number, block)
+        active = torch.zeros_like(full).scatter_add(1, room.inner, room.inner_present) > 0
+        return torch.where(active, self._maps[number].physical(coordinates), full)
+
+    def _slope(self, number: int, block: torch.Tensor) -> torch.Tensor:
+        """Return the derivative of a hole's active inner parameters by their coordinates, shape ``(B, V)``."""
+        slope = self._maps[number].slope(self._spread(number, block))
+        return slope.gather(1, self.rooms[number].inner)
+
+    def _spread(self, number: int, block: torch.Tensor) -> torch.Tensor:
+        """Return the coordinates of all inner parameters of a hole's library, zero where inactive."""
+        room = self.rooms[number]
+        own = block[:, room.terms.shape[1] :] * room.inner_present
+        return block.new_zeros(len(block), len(self._starts[number])).scatter_add(1, room.inner, own)
