@@ -155,6 +155,9 @@ def _numbers(result: DiscoveryResult) -> Table:
             label, snapped = Text(f"{hole}: {term.term}"), f"≈ {term.snapped}" if term.snapped else ""
             estimate = Text(_in_unit(with_error(term.coefficient, term.stderr), term.unit), overflow="fold")
             table.add_row(label, estimate, interval(term.interval95), snapped)
+            for name, inner in term.parameters.items():
+                value = Text(_in_unit(with_error(inner.value, inner.stderr), inner.unit), overflow="fold")
+                table.add_row(Text(f"{hole}: {name} in {term.term}"), value, interval(inner.interval95), "")
     for name, parameter in result.parameters.items():
         note = "fixed" if parameter.fixed else "" if parameter.identifiable else "not identifiable"
         value = _in_unit(with_error(parameter.value, parameter.stderr), parameter.unit)

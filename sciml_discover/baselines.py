@@ -11,7 +11,7 @@ from sciml_discover.base import lazy_import, nobody_watches
 from sciml_discover.forecasts import AbstractModel, LawModel
 from sciml_discover.library import LibraryOptions, build_library
 from sciml_discover.objectives.problem import make_rows
-from sciml_discover.search import Candidates, Fits, Refitter
+from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.simplify import linear_combination
 from sciml_discover.system import System, Variable
 from sciml_discover.ude import ParameterMap
@@ -35,10 +35,13 @@ def known_only(system: System, data: PreparedData, trained: TrainingResult) -> A
     """Return the known physics with nothing in its holes, its free numbers refitted where that succeeds."""
     rows = make_rows(system, data.train, data.noise)
     empty = [build_library(hole.inputs, LibraryOptions(polynomial_degree=0)) for hole in system.missing]
-    zeros = [np.zeros((1, 1)) for _ in system.missing]
+    zeros = tuple(np.zeros((1, 1)) for _ in system.missing)
+    nothing = Candidates(
+        tuple(zero > 0 for zero in zeros), zeros, tuple(zero[:, :0] for zero in zeros), ("known_only",)
+    )
     refitter = Refitter(system, empty, rows, STEPS)
     coordinates = ParameterMap(system).initial(1)
-    start = Fits.begin(Candidates(zeros, zeros, ("known_only",)), rows.smooth_states, coordinates)
+    start = Fits.begin(nothing, rows.smooth_states, coordinates)
     fitted = refitter.refit(start, nobody_watches)
     values = ParameterMap(system).physical(fitted.coordinates)[0].numpy()
     states = fitted.states[0, :, 0].numpy()

@@ -14,7 +14,7 @@ import operator
 import re
 from collections.abc import Collection, Iterator
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NoReturn, TypeGuard
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sciml_discover.base import lazy_import
 from sciml_discover.errors import InputError, did_you_mean
@@ -297,13 +297,6 @@ def _check_tokens(text: str, where: str) -> None:
         _refuse(text, opened[-1], "a bracket that is never closed", where, "balanced brackets")
 
 
-class _VariablePower(ast.BinOp):
-    """One name to the power of another."""
-
-    left: ast.Name
-    right: ast.Name
-
-
 class _Checker:
     """Walks a syntax tree without recursion along sums and products, which may be long."""
 
@@ -388,8 +381,9 @@ class _Checker:
 
     def check_power(self, node: ast.BinOp, power: Fraction) -> Fraction:
         """Refuse exponents that are not small numbers; return the product of the exponents so far."""
-        if _is_variable_power(node) and node.right.id in self.exponents:
-            self.check_known(node.right)
+        names = _names_of_power(node)
+        if names is not None and names[1] in self.exponents:
+            self.used.add(names[1])
             return power
         exponent = exact_number(node.right)
         if exponent is None or abs(exponent) > MAX_EXPONENT:
@@ -427,9 +421,11 @@ class _Checker:
         _refuse(self.text, max(node.col_offset - 1, 0), found, self.where, expected, do)
 
 
-def _is_variable_power(node: ast.BinOp) -> TypeGuard[_VariablePower]:
-    """Return whether a power is one name to another."""
-    return isinstance(node.left, ast.Name) and isinstance(node.right, ast.Name)
+def _names_of_power(node: ast.BinOp) -> tuple[str, str] | None:
+    """Return base and exponent of a power of one name to another; otherwise None."""
+    if isinstance(node.left, ast.Name) and isinstance(node.right, ast.Name):
+        return node.left.id, node.right.id
+    return None
 
 
 def exact_number(node: ast.expr) -> Fraction | None:
@@ -488,8 +484,9 @@ def _build(node: ast.expr) -> sympy.Expr:
             return _power(argument, Fraction(1, 2))
         return _without_roots(getattr(sympy, FUNCTIONS[node.func.id])(argument))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        if _is_variable_power(node):
-            return symbol(node.left.id) ** symbol(node.right.id)
+        names = _names_of_power(node)
+        if names is not None:
+            return symbol(names[0]) ** symbol(names[1])
         return _power(_build(node.left), exact_number(node.right) or Fraction(0))
     return _build_chain(node)
 

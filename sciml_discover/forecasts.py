@@ -5,13 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from sciml_discover.base import lazy_import
 from sciml_discover.controls import ControlSignal, control_signal
 from sciml_discover.errors import SolveError
-from sciml_discover.expressions import parse_expression
+from sciml_discover.expressions import parse_expression, symbol
 from sciml_discover.integrate import solve_reference
 from sciml_discover.residual_samples import dense_times
 from sciml_discover.solve import solve_times
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from sciml_discover.system import System
     from sciml_discover.systems import KnownSystem
     from sciml_discover.trajectories import Dataset, Trajectory
+else:
+    sympy = lazy_import("sympy")
 
 DENSE_POINTS = 300
 """Points of a curve for plotting."""
@@ -106,22 +109,30 @@ class LawModel(AbstractModel):
     @classmethod
     def of(cls, system: System, law: Law, data: PreparedData) -> LawModel:
         """Return the model of a law that was fitted to the training rows."""
-        laws, coefficients = {}, []
-        prefix = "coefficient"
+        laws, numbers = {}, []
+        prefix = "number"
         taken = (*system.state_names, *system.parameter_names, *system.control_names)
         while any(name.startswith(prefix) for name in taken):
             prefix += "_"
+
+        def number(value: float) -> sympy.Symbol:
+            numbers.append(Parameter(f"{prefix}{len(numbers)}", value))
+            return symbol(numbers[-1].name)
+
+        # In the order of the covariance: in each hole all coefficients, then all inner parameters.
         for hole in system.missing:
+            terms = law.missing[hole.name]
+            coefficients = [number(term.coefficient.value) for term in terms]
             parts = []
-            for term in law.missing[hole.name]:
-                name = f"{prefix}{len(coefficients)}"
-                coefficients.append(Parameter(name, term.coefficient.value))
-                parts.append(f"{name}*({term.term})")
-            names = [*hole.inputs, *(parameter.name for parameter in coefficients)]
-            laws[hole.name] = parse_expression(" + ".join(parts) or "0", names, where="law")
-        filled = system.fill(laws, tuple(coefficients))
+            for coefficient, term in zip(coefficients, terms, strict=True):
+                inner = {symbol(name): number(estimate.value) for name, estimate in term.inner.items()}
+                names = [*hole.inputs, *term.inner]
+                expression = parse_expression(term.term, names, where="law", exponents=term.inner)
+                parts.append(coefficient * cast("sympy.Expr", expression.xreplace(inner)))
+            laws[hole.name] = sympy.Add(*parts)
+        filled = system.fill(laws, tuple(numbers))
         values = [law.parameters[name].estimate.value for name in system.parameter_names]
-        values += [parameter.value for parameter in coefficients]
+        values += [parameter.value for parameter in numbers]
         free = [i for i, parameter in enumerate(system.parameters) if not parameter.fixed]
         free += range(len(system.parameters), len(values))
         model = cls(filled, np.array(values), law.initial_states, free, law.covariance)

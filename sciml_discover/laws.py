@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,16 +11,19 @@ import numpy as np
 from sciml_discover.base import lazy_import
 from sciml_discover.expressions import to_text
 from sciml_discover.library import Library
+from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives.multiple_shooting import ShootingObjective
 from sciml_discover.search import Fits
-from sciml_discover.simplify import equations_with_numbers, linear_combination, round_to_error, snap
+from sciml_discover.simplify import equations_with_numbers, round_to_error, snap
 
 if TYPE_CHECKING:
     import sympy
+    import torch
 
     from sciml_discover.system import System
 else:
     sympy = lazy_import("sympy")
+    torch = lazy_import("torch")
 
 NORMAL95 = 1.959963984540054
 """Half-width of the 95 % interval of a normal distribution, in standard deviations."""
@@ -39,12 +43,19 @@ class Estimate:
 
 @dataclass(frozen=True)
 class LawTerm:
-    """One term of a missing term: ``coefficient * term``."""
+    """One term of a missing term: ``coefficient * term``.
+
+    Attributes:
+        term: as text, in the hole's inputs and the inner parameters.
+        coefficient: that multiplies it.
+        snapped: a simple number (integer or small fraction) that the data cannot tell from the coefficient.
+        inner: the parameters inside the term, by name.
+    """
 
     term: str
     coefficient: Estimate
     snapped: str | None
-    """A simple number (integer or small fraction) that the data cannot tell from the coefficient."""
+    inner: dict[str, Estimate]
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,9 @@ class Law:
         delta: criterion minus the best law's.
         n_parameters: free numbers of the fit, initial states included.
         complexity: number of terms over all holes.
-        covariance: of the free parameters, then all coefficients, then the initial states trajectory by
-            trajectory; infinite variances where the data say nothing. Conditional on the structure.
+        covariance: of the free parameters, then hole by hole all coefficients and all inner parameters, then the
+            initial states trajectory by trajectory; infinite variances where the data say nothing. Conditional on the
+            structure.
         source: who proposed it, such as ``"stlsq"``.
         status: ``"converged"``, or why the refit stopped.
     """
@@ -131,12 +143,15 @@ class LawBuilder:
             delta: that minus the best law's.
         """
         ude, system = self._objective.ude, self._system
-        supports = [support[row] > 0 for support in fits.candidates.supports]
+        supports = [support[row] for support in fits.candidates.supports]
         complexity = int(sum(support.sum() for support in supports))
-        n_observed, n_parameters = self._objective.rows.n_observed, self._n_common + complexity
+        n_inner = sum(
+            int(own[library.owner].sum()) for own, library in zip(supports, self._libraries, strict=True)
+        )
+        n_observed, n_parameters = self._objective.rows.n_observed, self._n_common + complexity + n_inner
         chi_square = float(fits.chi_square[row])
 
-        joint = self._joint_covariance(fits, row, supports, covariance)
+        joint = self._joint_covariance(fits, row, covariance)
         if self._estimated and n_observed > n_parameters:
             joint = joint * (chi_square / (n_observed - n_parameters))
         physical = ude.parameters.physical(fits.coordinates[row : row + 1])[0].tolist()
@@ -155,20 +170,16 @@ class LawBuilder:
             )
 
         missing, exact, rounded = {}, {}, {}
-        position = len(free)
+        deviations, position = np.diag(joint).tolist(), len(free)
         for number, hole in enumerate(system.missing):
-            library = self._libraries[number]
-            texts = [text for text, chosen in zip(library.texts, supports[number], strict=True) if chosen]
-            numbers = fits.candidates.coefficients[number][row][supports[number]]
-            terms = []
-            for text, value in zip(texts, numbers, strict=True):
-                estimate = _estimate(float(value), float(joint[position, position]))
-                terms.append(LawTerm(text, estimate, snap(estimate.value, estimate.stderr)))
-                position += 1
-            missing[hole.name] = tuple(terms)
-            shown = [round_to_error(term.coefficient.value, term.coefficient.stderr) for term in terms]
-            exact[hole.name] = linear_combination(texts, numbers.tolist(), hole.inputs)
-            rounded[hole.name] = linear_combination(texts, shown, hole.inputs)
+            terms, numbers, position = self._terms(fits, row, number, deviations, position)
+            missing[hole.name] = terms
+            exact[hole.name] = self._combination(
+                number, numbers, [[_exact(e) for e in own] for own in _numbers(terms)]
+            )
+            rounded[hole.name] = self._combination(
+                number, numbers, [[_shown(e) for e in own] for own in _numbers(terms)]
+            )
         shown_values = {
             name: value if item.fixed else round_to_error(value, item.estimate.stderr)
             for (name, value), item in zip(values.items(), parameters.values(), strict=True)
@@ -196,26 +207,71 @@ class LawBuilder:
             else "the refit had not settled when its iterations ended",
         )
 
-    def _joint_covariance(
-        self, fits: Fits, row: int, supports: list[np.ndarray], covariance: np.ndarray
-    ) -> np.ndarray:
+    def _terms(
+        self, fits: Fits, row: int, number: int, variances: Sequence[float], position: int
+    ) -> tuple[tuple[LawTerm, ...], list[int], int]:
+        """Return the terms of one hole, their positions in its library, and where the next variances stand."""
+        library, candidates = self._libraries[number], fits.candidates
+        chosen = np.flatnonzero(candidates.supports[number][row]).tolist()
+        owners = [term for term in library.owner.tolist() if term in chosen]
+        values = candidates.inner[number][row][np.isin(library.owner, chosen)].tolist()
+        inner: dict[int, dict[str, Estimate]] = {term: {} for term in chosen}
+        for place, (term, value) in enumerate(zip(owners, values, strict=True)):
+            name = library.terms[term].inner[len(inner[term])].name
+            inner[term][name] = _estimate(value, variances[position + len(chosen) + place])
+        terms = []
+        for place, term in enumerate(chosen):
+            coefficient = _estimate(
+                float(candidates.coefficients[number][row][term]), variances[position + place]
+            )
+            snapped = snap(coefficient.value, coefficient.stderr)
+            terms.append(LawTerm(library.texts[term], coefficient, snapped, inner[term]))
+        return tuple(terms), chosen, position + len(chosen) + len(owners)
+
+    def _combination(
+        self, number: int, terms: Sequence[int], values: Sequence[Sequence[float]]
+    ) -> sympy.Expr:
+        """Return a sum of library terms; of each, the coefficient and then its inner parameters."""
+        library = self._libraries[number]
+        return sympy.Add(
+            *(
+                sympy.Float(own[0]) * library.with_numbers(term, own[1:])
+                for term, own in zip(terms, values, strict=True)
+            )
+        )
+
+    def _joint_covariance(self, fits: Fits, row: int, covariance: np.ndarray) -> np.ndarray:
         """Return the covariance in physical units, without the padding of the supports."""
         ude = self._objective.ude
-        slopes = ude.parameters.slope(fits.coordinates[row : row + 1])[0].cpu().numpy()
-        keep, begin = list(range(ude.n_free)), ude.n_free
-        for support, widest in zip(supports, ude.filling.widths, strict=True):
-            keep += range(begin, begin + int(support.sum()))
-            begin += widest
-        keep += range(begin, len(covariance))
-        scale = np.ones(len(keep))
-        scale[: ude.n_free] = slopes
+        if not isinstance(ude.filling, MaskedLibraries):
+            raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
+        coordinates = ude.filling.pack(fits.candidates.coefficients, fits.candidates.inner)
+        slopes = torch.cat(
+            [ude.parameters.slope(fits.coordinates), ude.filling.slope_of_coordinates(coordinates)], dim=1
+        )
+        scale = np.append(slopes[row].cpu().numpy(), np.ones(len(covariance) - ude.n_theta))
+        # The slope of padding is zero, and of nothing else.
+        keep = np.flatnonzero(scale)
         with np.errstate(invalid="ignore"):
             return np.nan_to_num(
-                covariance[np.ix_(keep, keep)] * np.outer(scale, scale),
+                covariance[np.ix_(keep, keep)] * np.outer(scale[keep], scale[keep]),
                 nan=0.0,
                 posinf=np.inf,
                 neginf=-np.inf,
             )
+
+
+def _numbers(terms: Sequence[LawTerm]) -> list[list[Estimate]]:
+    """Return the coefficient and the inner parameters of each term."""
+    return [[term.coefficient, *term.inner.values()] for term in terms]
+
+
+def _exact(estimate: Estimate) -> float:
+    return estimate.value
+
+
+def _shown(estimate: Estimate) -> float:
+    return round_to_error(estimate.value, estimate.stderr)
 
 
 def _estimate(value: float, variance: float) -> Estimate:

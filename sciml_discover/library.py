@@ -12,10 +12,10 @@ import numpy as np
 import pydantic
 
 from sciml_discover.base import Options, lazy_import
-from sciml_discover.callables import TorchSystem
 from sciml_discover.coordinates import Coordinates
-from sciml_discover.errors import InputError
+from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.expressions import check_name, names_used, parse_expression, symbol, to_text
+from sciml_discover.factors import Factors
 
 if TYPE_CHECKING:
     import sympy
@@ -128,9 +128,6 @@ class LibraryTerm:
 class Library:
     """Candidate terms of one hole, evaluated in batches with their derivatives.
 
-    Most terms are products of a few factors of one input each, which several terms share: the factors are
-    computed once, and each member of a batch multiplies those of its own terms.
-
     Args:
         inputs: names of the hole's inputs.
         terms: the candidates.
@@ -157,37 +154,32 @@ class Library:
         """The terms as text."""
         return tuple(term.text for term in self.terms)
 
+    def position(self, text: str, where: str) -> int:
+        """Return the position of a term, however it is written.
+
+        Raises:
+            InputError: the text is no expression, or not a term of this library.
+        """
+        if text in self.texts:
+            return self.texts.index(text)
+        names = names_used(text, where=where)
+        if names <= set(self.inputs):
+            expression = parse_expression(text, self.inputs, where=where)
+            if expression in self.expressions:
+                return self.expressions.index(expression)
+        raise InputError(
+            f"the term {text!r}",
+            where=where,
+            expected="a term of the library",
+            do=did_you_mean(text, self.texts),
+        )
+
     @cached_property
-    def _factors(self) -> _Factors:
-        return _Factors(self)
-
-    def select(
-        self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Return the chosen terms of each member of a batch, shape ``(B, P, W)``.
-
-        Args:
-            inputs: shape ``(B, P, inputs)``.
-            index: positions of ``W`` terms per member, shape ``(B, W)``.
-            inner: values of all inner parameters, shape ``(B, n_inner)``; None for a library without.
-        """
-        return self._factors.value(inputs, index, inner)
-
-    def select_with_slopes(
-        self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the chosen terms and their derivatives by the inputs ``(B, P, W, inputs)``; see `select`."""
-        return self._factors.linearize(inputs, index, inner)
-
-    def by_inner(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
-        """Return terms' derivatives by chosen inner parameters, shape ``(B, P, V)``.
-
-        Args:
-            inputs: shape ``(B, P, inputs)``.
-            index: positions of ``V`` inner parameters per member, shape ``(B, V)``.
-            inner: values of all inner parameters, shape ``(B, n_inner)``.
-        """
-        return self._factors.by_inner(inputs, index, inner)
+    def factors(self) -> Factors:
+        """The terms as products of factors, for whoever computes them in batches."""
+        return Factors(
+            self.inputs, self.expressions, [[item.name for item in term.inner] for term in self.terms]
+        )
 
     def evaluate(self, inputs: torch.Tensor, inner: torch.Tensor | None = None) -> torch.Tensor:
         """Return all terms, shape ``(P, terms)``, at inputs of shape ``(P, inputs)``.
@@ -197,12 +189,31 @@ class Library:
             inner: values of the inner parameters, shape ``(n_inner,)``.
         """
         everything = torch.arange(len(self), device=inputs.device)[None]
-        return self.select(inputs[None], everything, None if inner is None else inner[None])[0]
+        table = self.factors.at(inputs[None], None if inner is None else inner[None])
+        return table.terms(everything)[0]
 
     def matrix(self, points: np.ndarray, inner: np.ndarray | None = None) -> np.ndarray:
         """Return all terms at points of shape ``(samples, inputs)``, shape ``(samples, terms)``."""
         values = None if inner is None else torch.as_tensor(inner)
         return self.evaluate(torch.as_tensor(points, dtype=torch.float64), values).numpy()
+
+    def columns(self, points: np.ndarray) -> Columns:
+        """Return the terms as columns of a regression, those with inner parameters at each of their start values."""
+        owner, starts = [], []
+        for number in range(len(self)):
+            for values in self.start_values(number):
+                owner.append(number)
+                starts.append(values)
+        owner = np.array(owner)
+        matrix = np.empty((len(points), len(owner)))
+        turn = np.array([int((owner[:k] == number).sum()) for k, number in enumerate(owner)])
+        for number in range(turn.max(initial=-1) + 1):
+            chosen = turn == number
+            inner = self.starts
+            for column in np.flatnonzero(chosen):
+                inner[self.owner == owner[column]] = starts[column]
+            matrix[:, chosen] = self.matrix(points, inner)[:, owner[chosen]]
+        return Columns(self, matrix, owner, tuple(starts))
 
     def with_numbers(self, number: int, inner: Sequence[float]) -> sympy.Expr:
         """Return a term with numbers for its own inner parameters."""
@@ -244,98 +255,53 @@ class Library:
     def start_values(self, number: int) -> np.ndarray:
         """Return the combinations of values at which a term's inner parameters start, shape ``(starts, own)``."""
         choices = [_choices(item) for item in self.terms[number].inner]
+        if not choices:
+            return np.zeros((1, 0))
         combined = np.array(list(product(*choices))).reshape(-1, len(choices))
         if len(combined) > MOST_STARTS:
             combined = combined[np.linspace(0, len(combined) - 1, MOST_STARTS).astype(int)]
         return combined
 
 
-class _Factors:
-    """The terms of a library as products of factors.
+@dataclass(frozen=True)
+class Columns:
+    """Library terms at some points.
 
-    Factor number zero is one; a term with fewer factors than others is filled up with it. A term with inner
-    parameters is one factor.
+    Attributes:
+        library: with ranges for its inner parameters.
+        matrix: shape ``(points, columns)``.
+        owner: the term of each column, shape ``(columns,)``.
+        starts: the values of that term's inner parameters in each column.
     """
 
-    def __init__(self, library: Library) -> None:
-        self._inner_names = [f"inner{number}" for number in range(len(library.inner))]
-        # The time is an input like any other here, so inputs get names that cannot clash with it.
-        names = [f"input{number}" for number in range(len(library.inputs))]
-        renaming = {symbol(old): symbol(new) for old, new in zip(library.inputs, names, strict=True)}
-        places: dict[sympy.Expr, int] = {sympy.Integer(1): 0}
-        rows, by_inner, begin = [], [], 0
-        for term, original in zip(library.terms, library.expressions, strict=True):
-            own = {
-                symbol(item.name): symbol(self._inner_names[begin + k]) for k, item in enumerate(term.inner)
-            }
-            expression = cast("sympy.Expr", original.xreplace({**renaming, **own}))
-            parts = [expression] if own else _separate(expression)
-            by_inner += [sympy.diff(expression, name) for name in own.values()]
-            begin += len(own)
-            rows.append([places.setdefault(part, len(places)) for part in parts])
-        self._most = max((len(row) for row in rows), default=1)
-        self._rows = np.array([row + [0] * (self._most - len(row)) for row in rows], dtype=np.int64)
-        self._tables: dict[str, torch.Tensor] = {}
-        self._values = TorchSystem(list(places), names, (), controls=self._inner_names)
-        self._by_inner = TorchSystem(by_inner, names, (), controls=self._inner_names)
+    library: Library
+    matrix: np.ndarray
+    owner: np.ndarray
+    starts: tuple[np.ndarray, ...]
 
-    def value(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None) -> torch.Tensor:
-        table = self._values.rhs(*self._arguments(inputs, inner))
-        total = None
-        for choice in self._choices(index):
-            part = _pick(table, choice)
-            total = part if total is None else total * part
-        return cast("torch.Tensor", total)
+    def one_start_each(self, support: np.ndarray, size: np.ndarray) -> np.ndarray:
+        """Return a support of columns with the largest column of each term only."""
+        best: dict[int, int] = {}
+        for column in np.flatnonzero(support):
+            term = int(self.owner[column])
+            if term not in best or size[column] > size[best[term]]:
+                best[term] = int(column)
+        chosen = np.zeros_like(support)
+        chosen[list(best.values())] = True
+        return chosen
 
-    def linearize(
-        self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        table, slopes, _, _ = self._values.linearize(*self._arguments(inputs, inner))
-        total, slope = None, None
-        for choice in self._choices(index):
-            part, part_slope = _pick(table, choice), _pick(slopes, choice)
-            if total is None or slope is None:
-                total, slope = part, part_slope
-            else:
-                slope = slope * part[..., None] + total[..., None] * part_slope
-                total = total * part
-        return cast("torch.Tensor", total), cast("torch.Tensor", slope)
+    def of_terms(self, values: np.ndarray) -> np.ndarray:
+        """Return values ``(columns,)``, zero for all but one column of each term, as values ``(terms,)``."""
+        totals = np.zeros(len(self.library))
+        np.add.at(totals, self.owner, values)
+        return totals
 
-    def by_inner(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
-        return _pick(self._by_inner.rhs(*self._arguments(inputs, inner)), index)
-
-    def _arguments(self, inputs: torch.Tensor, inner: torch.Tensor | None) -> tuple:
-        if inner is None and self._inner_names:
-            raise ValueError(f"got no values of the inner parameters, expected {len(self._inner_names)}")
-        given = inner[:, None, :] if inner is not None and self._inner_names else None
-        return inputs.new_zeros(()), inputs, inputs.new_zeros(0), None, given
-
-    def _choices(self, index: torch.Tensor) -> list[torch.Tensor]:
-        """Return the factors of the chosen terms, each of shape ``(B, W)``."""
-        key = str(index.device)
-        if key not in self._tables:
-            self._tables[key] = torch.as_tensor(self._rows, device=index.device)
-        return list(self._tables[key][index].unbind(-1))
-
-
-def _separate(expression: sympy.Expr) -> list[sympy.Expr]:
-    """Return factors of a term such that no two of them have the same inputs."""
-    groups: dict[frozenset, sympy.Expr] = {}
-    for part in sympy.Mul.make_args(expression):
-        key = frozenset(part.free_symbols)
-        groups[key] = groups.get(key, sympy.Integer(1)) * part
-    number = groups.pop(frozenset(), sympy.Integer(1))
-    parts = list(groups.values()) or [sympy.Integer(1)]
-    if number != 1:
-        parts[0] = parts[0] * number
-    return parts
-
-
-def _pick(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return entries of ``(B, P, F, ...)`` at positions ``(B, W)``, shape ``(B, P, W, ...)``."""
-    shape = (*table.shape[:2], index.shape[1], *table.shape[3:])
-    index = index.reshape(index.shape[0], 1, index.shape[1], *[1] * (table.dim() - 3)).expand(shape)
-    return table.expand(shape[0], *table.shape[1:]).gather(2, index)
+    def inner(self, support: np.ndarray) -> np.ndarray:
+        """Return the inner parameters that a support of columns stands for, shape ``(n_inner,)``."""
+        values = self.library.starts
+        for column in np.flatnonzero(support):
+            values[self.library.owner == self.owner[column]] = self.starts[column]
+        return values
 
 
 def _magnitudes(points: np.ndarray) -> list[float]:
@@ -437,5 +403,5 @@ def _instances(template: str, inputs: Sequence[str], inner: Mapping[str, InnerOp
     texts = []
     for one, other in product(inputs, others):
         renaming = {symbol("input"): symbol(one), symbol("other"): symbol(other or one)}
-        texts.append(to_text(cast("sympy.Expr", expression.subs(renaming, simultaneous=True))))
+        texts.append(to_text(cast("sympy.Expr", expression.xreplace(renaming))))
     return texts

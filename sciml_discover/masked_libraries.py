@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.factors import FactorTable
 from sciml_discover.holes import AbstractFilling, gather_inputs
 from sciml_discover.library import Library
 from sciml_discover.linear_algebra import OuterProducts
@@ -82,6 +83,15 @@ def _places(active: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(~active, axis=1, kind="stable")[:, :room]
     present = np.take_along_axis(active, order, axis=1)
     return np.where(present, order, order[:, :1]), present
+
+
+def _columns(positions: torch.Tensor, present: torch.Tensor, size: int, begin: int) -> np.ndarray:
+    """Return where each of ``size`` things stands, the first place being ``begin``; -1 for those that do not."""
+    places, there = positions.cpu().numpy(), present.cpu().numpy() > 0
+    found = np.full((len(places), size), -1)
+    rows, slots = np.nonzero(there)
+    found[rows, places[rows, slots]] = begin + slots
+    return found
 
 
 class MaskedLibraries(AbstractFilling):
@@ -160,6 +170,20 @@ class MaskedLibraries(AbstractFilling):
             inner.append(values.cpu().numpy())
         return coefficients, inner
 
+    @property
+    def columns(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where the terms ``(B, terms)`` and the inner parameters ``(B, n_inner)`` of all libraries are in the weights.
+
+        It is -1 for those that are not active.
+        """
+        terms, inner, begin = [], [], 0
+        for library, room in zip(self.libraries, self.rooms, strict=True):
+            width = room.terms.shape[1]
+            terms.append(_columns(room.terms, room.present, len(library), begin))
+            inner.append(_columns(room.inner, room.inner_present, len(library.inner), begin + width))
+            begin += room.width
+        return np.concatenate(terms, axis=1), np.concatenate(inner, axis=1)
+
     def slope_of_coordinates(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the derivative of each coefficient or inner parameter by its weight, shape ``(B, n_weights)``."""
         blocks = []
@@ -183,7 +207,7 @@ class MaskedLibraries(AbstractFilling):
         for number, block in enumerate(self._blocks(weights)):
             room, library = self.rooms[number], self.libraries[number]
             inputs = gather_inputs(self.inputs[number], time, state, controls)
-            terms = library.select(inputs, room.terms, self._inner(number, block))
+            terms = library.factors.at(inputs, self._inner(number, block)).terms(room.terms)
             outputs.append(torch.bmm(terms, self._coefficients(number, block)[..., None]))
         return torch.cat(outputs, dim=-1)
 
@@ -241,19 +265,23 @@ class MaskedLibraries(AbstractFilling):
         batch, points, dimension = state.shape
         outputs, chosen = [], []
         by_state = state.new_zeros(batch, points, len(self.libraries), dimension)
+        known: dict[tuple[int, tuple[int, ...]], FactorTable] = {}
         for number, block in enumerate(self._blocks(weights)):
             library, room = self.libraries[number], self.rooms[number]
-            inputs, inner = (
-                gather_inputs(self.inputs[number], time, state, controls),
-                self._inner(number, block),
-            )
-            terms, slopes = library.select_with_slopes(inputs, room.terms, inner)
+            inputs = gather_inputs(self.inputs[number], time, state, controls)
+            inner = self._inner(number, block)
+            # Holes often have the same library of the same inputs.
+            key = (id(library), self.inputs[number])
+            table = known.get(key) if inner is None else None
+            if table is None:
+                table = known[key] = library.factors.at(inputs, inner, slopes=True)
+            terms, slopes = table.terms_and_slopes(room.terms)
             coefficients = self._coefficients(number, block)
             by_own = [terms * room.present[:, None, :]]
             outputs.append(torch.bmm(by_own[0], coefficients[..., None]))
             if inner is not None and room.inner.shape[1]:
                 scale = coefficients.gather(1, room.inner_slot) * self._slope(number, block)
-                by_inner = library.by_inner(inputs, room.inner, inner) * scale[:, None, :]
+                by_inner = library.factors.by_inner(inputs, room.inner, inner) * scale[:, None, :]
                 by_own.append(torch.where(room.inner_present[:, None, :] > 0, by_inner, 0.0))
             chosen.append(by_own[0] if len(by_own) == 1 else torch.cat(by_own, dim=-1))
             by_inputs = (slopes * coefficients[:, None, :, None]).sum(2)

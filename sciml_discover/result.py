@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sciml_discover.system import SystemOptions
     from sciml_discover.training import TrainingResult
     from sciml_discover.trajectories import Trajectory
-    from sciml_discover.units import UnitTable
+    from sciml_discover.units import TermUnits, UnitTable
     from sciml_discover.validation import ModelScore, TruthComparison, ValidationReport
 
 SCHEMA_FILE = Path(__file__).with_name("result.schema.json")
@@ -138,7 +138,8 @@ class Covariance(Record):
     """How the errors of the numbers of a law hang together, conditional on its structure."""
 
     names: tuple[str, ...]
-    """The learnt parameters by name, then the coefficients as `hole: term`."""
+    """The learnt parameters by name, then of each hole the coefficients as `hole: term` and the numbers inside terms as
+    `hole: name in term`."""
     values: tuple[tuple[float | None, ...], ...]
     """One row per name; null where the data do not determine a number."""
 
@@ -585,7 +586,7 @@ def _law(law: Law, trajectories: Iterable[Trajectory], units: UnitTable) -> LawR
             hole: MissingLaw(
                 expression=law.expressions[hole],
                 expression_full=law.expressions_full[hole],
-                terms=tuple(_term(term, units.coefficient(hole, term.term)) for term in terms),
+                terms=tuple(_term(term, units.of_term(hole, term.term)) for term in terms),
             )
             for hole, terms in law.missing.items()
         },
@@ -597,7 +598,9 @@ def _law(law: Law, trajectories: Iterable[Trajectory], units: UnitTable) -> LawR
 def _covariance(law: Law) -> Covariance:
     """Return the covariance without the initial states, which stand last in that of the fit."""
     names = [name for name, parameter in law.parameters.items() if not parameter.fixed]
-    names += [f"{hole}: {term.term}" for hole, terms in law.missing.items() for term in terms]
+    for hole, terms in law.missing.items():
+        names += [f"{hole}: {term.term}" for term in terms]
+        names += [f"{hole}: {name} in {term.term}" for term in terms for name in term.inner]
     block = law.covariance[: len(names), : len(names)]
     return Covariance(
         names=tuple(names), values=tuple(tuple(_finite(value) for value in row) for row in block.tolist())
@@ -615,7 +618,7 @@ def _parameter(parameter: LawParameter, derived_unit: str | None) -> ParameterEs
     )
 
 
-def _term(term: LawTerm, unit: str | None) -> TermEstimate:
+def _term(term: LawTerm, units: TermUnits) -> TermEstimate:
     return TermEstimate(
         term=term.term,
         coefficient=_finite(term.coefficient.value),
@@ -623,8 +626,18 @@ def _term(term: LawTerm, unit: str | None) -> TermEstimate:
         interval95=_finite_pair(term.coefficient.interval95),
         snapped=term.snapped,
         inclusion=None,
-        parameters={},
-        unit=unit,
+        parameters={
+            name: ParameterEstimate(
+                value=_finite(inner.value),
+                stderr=_finite(inner.stderr),
+                interval95=_finite_pair(inner.interval95),
+                unit=units.inner.get(name),
+                fixed=False,
+                identifiable=inner.stderr is not None,
+            )
+            for name, inner in term.inner.items()
+        },
+        unit=units.coefficient,
     )
 
 

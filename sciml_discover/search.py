@@ -1,272 +1,166 @@
-"""Search over supports through the ODE: candidate laws, and their refit to the data in one batch."""
+"""The search for laws: a growing pool of refitted candidates, widened by moves until none helps."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import product
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import pydantic
 
-from sciml_discover.base import Progress, Watch, lazy_import
+from sciml_discover.base import Options, Progress, Watch
+from sciml_discover.constraints import Constraints
 from sciml_discover.library import Library
-from sciml_discover.masked_libraries import MaskedLibraries
-from sciml_discover.objectives import MultipleShooting
-from sciml_discover.objectives.abstract import AbstractObjective
-from sciml_discover.objectives.multiple_shooting import ConstrainedShooting, ShootingObjective
-from sciml_discover.objectives.problem import FitState, Rows
-from sciml_discover.optimizers import GaussNewton
-from sciml_discover.optimizers.abstract import AbstractState
-from sciml_discover.optimizers.driver import Report, minimise_round
-from sciml_discover.optimizers.gauss_newton import LARGEST_DEFECT
-from sciml_discover.regressors import Supports
-from sciml_discover.ude import UDE
+from sciml_discover.moves import neighbours
+from sciml_discover.refit import Fits, Refitter
 
-if TYPE_CHECKING:
-    import torch
+LEADERS = 24
+"""Candidates that are refitted to the end whatever their bounds, so that there is something to compare with."""
 
-    from sciml_discover.system import System
-else:
-    torch = lazy_import("torch")
+PER_SIZE = 2
+"""Candidates of each size that are refitted to the end: the Pareto front wants them."""
 
-FIRST_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 20, 40
+SLACK = 10.0
+"""How much further than a rival a candidate may be behind and still be kept: later fits may change the order."""
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """Candidate laws: one support and one start of the coefficients per hole.
+class SearchOptions(Options):
+    """How far the search goes from where it begins."""
 
-    Attributes:
-        supports: per hole, shape ``(B, terms)``.
-        coefficients: per hole, same shape.
-        sources: who proposed each.
-    """
-
-    supports: list[np.ndarray]
-    coefficients: list[np.ndarray]
-    sources: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.sources)
-
-    @property
-    def complexity(self) -> np.ndarray:
-        """Number of terms over all holes, shape ``(B,)``."""
-        return np.sum([support.sum(axis=1) for support in self.supports], axis=0).astype(int)
-
-    def take(self, index: np.ndarray) -> Candidates:
-        """Return the chosen candidates."""
-        return Candidates(
-            [support[index] for support in self.supports],
-            [coefficients[index] for coefficients in self.coefficients],
-            tuple(self.sources[i] for i in index),
-        )
+    rounds: int = pydantic.Field(default=8, ge=0, le=100)
+    """Most rounds of moves: terms added, dropped and swapped, in any hole."""
+    parents: pydantic.PositiveInt = 4
+    """Best laws whose neighbours are looked at in a round."""
+    moves: pydantic.PositiveInt = 6
+    """Terms to add, and swaps, that are tried of each law."""
+    widen: int = pydantic.Field(default=3, ge=1, le=20)
+    """Factor of parents and moves for a second search where the best law does not fit the data."""
 
 
-def combine(supports: Supports, redundant: list[np.ndarray], most_terms: int, limit: int) -> Candidates:
-    """Return the combinations of the holes' proposals, the most promising ``limit`` of them.
-
-    Promising is a small sum, over the holes, of the misfit to the samples and of the number of terms in units of a
-    hundredth of the samples' norm: crude on purpose, because the ODE decides afterwards.
-
-    Args:
-        supports: proposals per hole.
-        redundant: per hole, terms that a free parameter carries already; they are taken out of every proposal.
-        most_terms: longest proposal of a hole; if all are longer, its shortest.
-        limit: most candidates.
-    """
-    proposals = []
-    for hole, mask in zip(supports.holes, redundant, strict=True):
-        kept: dict[bytes, tuple[np.ndarray, np.ndarray, float, str]] = {}
-        cleaned = hole.supports * ~mask
-        longest = max(most_terms, int(cleaned.sum(axis=1).min()))
-        for row in np.flatnonzero(cleaned.sum(axis=1) <= longest):
-            support = cleaned[row]
-            score = np.log(hole.residuals[row] + 0.01) + 0.1 * support.sum()
-            kept.setdefault(
-                support.tobytes(), (support, hole.coefficients[row] * support, score, hole.sources[row])
-            )
-        proposals.append(list(kept.values()))
-    combined = sorted(product(*proposals), key=lambda choice: sum(part[2] for part in choice))[:limit]
-    return Candidates(
-        supports=[np.array([choice[hole][0] for choice in combined]) for hole in range(len(proposals))],
-        coefficients=[np.array([choice[hole][1] for choice in combined]) for hole in range(len(proposals))],
-        sources=tuple("+".join(dict.fromkeys(part[3] for part in choice)) for choice in combined),
-    )
-
-
-@dataclass(frozen=True)
-class Fits:
-    """Where fits of candidate laws stand.
+@dataclass
+class LawSearch:
+    """Finds laws: refits candidates, drops those that cannot win, moves on from the best.
 
     Attributes:
-        candidates: with their fitted coefficients.
-        states: states at the rows, shape ``(B, J, L, d)``.
-        coordinates: of the free parameters, shape ``(B, n_free)``.
-        misfit: squared residuals in units of the law-free noise; infinite where the fit failed, shape
-            ``(B, observables)``.
-        converged: whether the fit settled, shape ``(B,)``.
-    """
-
-    candidates: Candidates
-    states: torch.Tensor
-    coordinates: torch.Tensor
-    misfit: np.ndarray
-    converged: np.ndarray
-
-    @property
-    def chi_square(self) -> np.ndarray:
-        """Squared residuals of all observables together, shape ``(B,)``."""
-        return self.misfit.sum(axis=1)
-
-    @classmethod
-    def begin(cls, candidates: Candidates, states: torch.Tensor, coordinates: torch.Tensor) -> Fits:
-        """Return fits that have not begun, all from the same states ``(J, L, d)`` and coordinates ``(1, n_free)``."""
-        batch = len(candidates)
-        return cls(
-            candidates,
-            states.expand(batch, *states.shape),
-            coordinates.expand(batch, -1),
-            np.full((batch, 1), np.inf),
-            np.zeros(batch, dtype=bool),
-        )
-
-    def take(self, index: np.ndarray) -> Fits:
-        """Return the chosen fits."""
-        rows = torch.as_tensor(index, device=self.states.device)
-        return Fits(
-            self.candidates.take(index),
-            self.states[rows],
-            self.coordinates[rows],
-            self.misfit[index],
-            self.converged[index],
-        )
-
-    @classmethod
-    def join(cls, groups: list[Fits]) -> Fits:
-        """Return the fits of several groups as one."""
-        holes = range(len(groups[0].candidates.supports))
-        return cls(
-            Candidates(
-                [np.concatenate([group.candidates.supports[hole] for group in groups]) for hole in holes],
-                [np.concatenate([group.candidates.coefficients[hole] for group in groups]) for hole in holes],
-                tuple(source for group in groups for source in group.candidates.sources),
-            ),
-            torch.cat([group.states for group in groups]),
-            torch.cat([group.coordinates for group in groups]),
-            np.concatenate([group.misfit for group in groups]),
-            np.concatenate([group.converged for group in groups]),
-        )
-
-
-class Refitter:
-    """Refits candidate laws: coefficients, physical parameters and initial states together.
-
-    Args:
-        system: the known physics with its holes.
+        refitter: fits candidates to the training rows.
         libraries: one per hole.
-        rows: the training rows, weighted by the law-free noise.
-        steps: Runge-Kutta steps per interval.
-        noise_factor: per observable, the noise sd to weigh by, relative to the law-free one.
+        constraints: what laws may contain.
+        rank: the criterion of fits or of lower bounds, shape ``(B,)``; smaller is better.
+        plausible: whether the residuals of a fit are no larger than the noise explains.
+        options: how far to go.
+        delta: how much worse than the best a law of interest may be.
+        watch: called with the progress.
+        tried: how many candidates were fitted.
     """
 
-    def __init__(
-        self,
-        system: System,
-        libraries: list[Library],
-        rows: Rows,
-        steps: int,
-        noise_factor: np.ndarray | None = None,
-    ) -> None:
-        self._system, self._libraries, self._steps = system, libraries, steps
-        factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
-        self._factor = torch.as_tensor(factor, device=rows.times.device)
-        self._rows = replace(rows, weights=rows.weights / self._factor)
+    refitter: Refitter
+    libraries: Sequence[Library]
+    constraints: Constraints
+    rank: Callable[[Fits], np.ndarray]
+    plausible: Callable[[Fits], bool]
+    options: SearchOptions
+    delta: float
+    watch: Watch
+    tried: int = 0
+    _known: set[bytes] = field(default_factory=set)
 
-    def bound(self, start: Fits, watch: Watch) -> Fits:
-        """Return a first fit, whose misfit is a lower bound of the true one.
+    def run(self, seeds: Fits) -> Fits:
+        """Return all laws that were refitted to the end, in no order.
 
-        Continuity as a weak penalty can only fit better than the continuous trajectory does.
+        Args:
+            seeds: candidates that have not begun; one candidate may be there with several starts.
         """
-        objective, unknowns = self.problem(start)
-        optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
-        report = _reporter(watch, "first look", FIRST_ITERATIONS)
-        end = minimise_round(optimizer, objective.first_round(optimizer.order), unknowns, report)
-        valid = torch.isfinite(end.unknowns).all(1)
-        return self._fits(start, objective, end.unknowns, valid, end.converged)
+        pool = self._compete(seeds, None)
+        if not len(self._order(pool)):
+            return pool
+        pool = self._walk(pool, self.options.parents, self.options.moves)
+        if self.options.rounds and not self.plausible(pool.take(self._order(pool)[:1])):
+            widen = self.options.widen
+            pool = self._walk(pool, widen * self.options.parents, widen * self.options.moves)
+        return pool
 
-    def refit(self, start: Fits, watch: Watch) -> Fits:
-        """Return the candidates fitted as continuous trajectories, from anywhere."""
-        return self._refit(start, watch, "refit", skip=0, last=SEARCH_ITERATIONS)
+    def _walk(self, pool: Fits, parents: int, moves: int) -> Fits:
+        """Return the pool with the neighbours of its best laws, until the best have no unknown ones."""
+        expanded: set[bytes] = set()
+        for number in range(self.options.rounds):
+            keys, order = pool.candidates.keys, self._order(pool)
+            fresh = [i for i in order[:parents] if keys[i] not in expanded]
+            if not fresh:
+                break
+            expanded.update(keys[i] for i in fresh)
+            best = float(self.rank(pool).min())
+            self.watch(Progress("select", "moves", number + 1, self.options.rounds, best))
+            children, predicted = neighbours(
+                self.refitter, pool.take(np.array(fresh)), self.libraries, self.constraints, moves
+            )
+            if not len(predicted):
+                continue
+            expected = self.rank(_scaled(children, predicted))
+            promising = self._unknown(children, expected, best + self.delta + SLACK)
+            if len(promising):
+                pool = Fits.join([pool, self._compete(children.take(promising), pool)])
+        return pool
 
-    def polish(self, start: Fits, watch: Watch) -> Fits:
-        """Return fits that were continuous already, settled for this refitter's steps and weights."""
-        return self._refit(start, watch, "polish", skip=2, last=LAST_ITERATIONS)
+    def _unknown(self, children: Fits, expected: np.ndarray, limit: float) -> np.ndarray:
+        """Return which children are new and promise enough, each law once, the most promising first."""
+        keys, chosen = children.candidates.keys, []
+        seen = set(self._known)
+        for i in np.argsort(expected, kind="stable"):
+            if expected[i] < limit and keys[i] not in seen:
+                seen.add(keys[i])
+                chosen.append(int(i))
+        return np.array(chosen, dtype=int)
 
-    def _refit(self, start: Fits, watch: Watch, name: str, skip: int, last: int) -> Fits:
-        """Go through the rounds of growing continuity, without the first few of them."""
-        objective, unknowns = self.problem(start)
-        settled = torch.zeros(len(start.candidates), dtype=torch.bool, device=unknowns.device)
-        rounds, number = objective.rounds_of(GaussNewton.order), 0
-        current: AbstractObjective | None = objective.first_round(GaussNewton.order)
-        while current is not None:
-            if number >= min(skip, rounds - 1):
-                optimizer = (
-                    GaussNewton(iterations=last)
-                    if number == rounds - 1
-                    else GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
-                )
-                title = f"{name}, round {number + 1} of {rounds}"
-                end = minimise_round(
-                    optimizer, current, unknowns, _reporter(watch, title, optimizer.iterations)
-                )
-                unknowns, settled = end.unknowns, end.converged
-            current, number = current.next_round(unknowns), number + 1
-        linearized = objective.linearize(unknowns)
-        if not isinstance(linearized, ConstrainedShooting):
-            raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
-        met = linearized.worst_defect <= LARGEST_DEFECT
-        return self._fits(start, objective, unknowns, met, settled & met)
+    def _compete(self, start: Fits, pool: Fits | None) -> Fits:
+        """Return the fits of those candidates that could be of interest beside a pool, fitted to the end."""
+        self.tried += len(set(start.candidates.keys))
+        self._known.update(start.candidates.keys)
+        first = self.refitter.bound(start, 0, self.watch) if self.refitter.rounds else start
+        lowest = self.rank(first)
+        first = first.take(_one_each(first.candidates.keys, lowest))
+        lowest, sizes = self.rank(first), first.candidates.complexity
+        order = np.argsort(lowest, kind="stable")
+        if pool is None:
+            leaders = order[:LEADERS].tolist()
+            leaders += [int(i) for size in np.unique(sizes) for i in order[sizes[order] == size][:PER_SIZE]]
+            leaders = list(dict.fromkeys(leaders))
+            pool = self._finish(first.take(np.array(leaders)), np.inf)
+            done = [pool]
+        else:
+            leaders, done = [], []
+        rest = np.setdiff1d(order, leaders)
+        limit = float(self.rank(pool).min(initial=np.inf)) + self.delta + SLACK
+        rest = rest[lowest[rest] < limit]
+        if len(rest) or not done:
+            done.append(self._finish(first.take(rest), limit))
+        return Fits.join(done)
 
-    def problem(self, fits: Fits) -> tuple[ShootingObjective, torch.Tensor]:
-        """Return the shooting problem of a batch of fits, and its unknowns where they stand."""
-        candidates = fits.candidates
-        filling = MaskedLibraries(
-            self._libraries, self._system.hole_inputs, candidates.supports, fits.states.device
-        )
-        ude = UDE(self._system, filling, fits.states.device)
-        theta = torch.cat([fits.coordinates, filling.pack(candidates.coefficients)], dim=1)
-        objective = MultipleShooting(segment_length=1).build(ude, self._rows, self._steps)
-        return objective, objective.start(FitState(fits.states, theta))
+    def _finish(self, fits: Fits, limit: float) -> Fits:
+        """Return continuous fits of those candidates whose lower bound stays under a limit."""
+        for number in range(1, self.refitter.rounds):
+            if not len(fits.candidates):
+                return fits
+            fits = self.refitter.bound(fits, number, self.watch)
+            fits = fits.take(np.flatnonzero(self.rank(fits) < limit))
+        return self.refitter.close(fits, self.watch) if len(fits.candidates) else fits
 
-    def _fits(
-        self,
-        start: Fits,
-        objective: ShootingObjective,
-        unknowns: torch.Tensor,
-        valid: torch.Tensor,
-        converged: torch.Tensor,
-    ) -> Fits:
-        state = objective.finish_nodes(unknowns)
-        ude = objective.ude
-        if not isinstance(ude.filling, MaskedLibraries):
-            raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
-        coordinates, weights = ude.split(state.theta)
-        fitted, _ = ude.filling.unpack(weights)
-        squares = (self._rows.residual(state.states) * self._factor).square().sum((1, 2))
-        misfit = torch.where(valid[:, None] & torch.isfinite(squares), squares, torch.inf)
-        return Fits(
-            Candidates(start.candidates.supports, fitted, start.candidates.sources),
-            state.states,
-            coordinates,
-            misfit.cpu().numpy(),
-            converged.cpu().numpy(),
-        )
+    def _order(self, pool: Fits) -> np.ndarray:
+        """Return the positions of the fits by rank, without those that failed."""
+        values = self.rank(pool)
+        order = np.argsort(values, kind="stable")
+        return order[np.isfinite(values[order])]
 
 
-def _reporter(watch: Watch, message: str, total: int) -> Report:
-    def report(state: AbstractState) -> None:
-        value = float(state.value.min())
-        watch(Progress("select", message, int(state.iteration), total, value))
+def _one_each(keys: Sequence[bytes], values: np.ndarray) -> np.ndarray:
+    """Return the position of the smallest value of every key."""
+    best: dict[bytes, int] = {}
+    for i, key in enumerate(keys):
+        if key not in best or values[i] < values[best[key]]:
+            best[key] = i
+    return np.array(list(best.values()))
 
-    return report
+
+def _scaled(fits: Fits, chi_square: np.ndarray) -> Fits:
+    """Return fits with their misfit scaled to another chi-square."""
+    factor = chi_square / np.maximum(fits.chi_square, 1e-300)
+    return Fits(fits.candidates, fits.states, fits.coordinates, fits.misfit * factor[:, None], fits.converged)

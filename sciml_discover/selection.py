@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,13 +10,22 @@ import numpy as np
 import pydantic
 
 from sciml_discover.base import Options, Watch, lazy_import, nobody_watches
-from sciml_discover.criterion import Criterion
+from sciml_discover.constraints import (
+    Constraints,
+    LawOptions,
+    build_constraints,
+    build_libraries,
+    excluded_terms,
+)
+from sciml_discover.criterion import Criterion, misfit_p_value
 from sciml_discover.errors import SolveError
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
-from sciml_discover.library import Library, LibraryOptions, build_library
+from sciml_discover.library import Library
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
+from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.regressors import Supports
-from sciml_discover.search import Fits, Refitter, combine
+from sciml_discover.search import LawSearch, SearchOptions
+from sciml_discover.seeds import exhaustive, proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
 from sciml_discover.threads import single_threaded
@@ -40,14 +50,17 @@ __all__ = [
     "select",
 ]
 
-FIRST_GROUP = 40
-"""Candidates that are refitted at a time, best lower bound first."""
-
 POLISHED_DELTA, POLISHED = 10.0, 20
 """Laws this much further behind than a rival, and this many more than are shown, still get their last fit."""
 
 LARGEST_MISFIT = 1000.0
 """Mean squared residual, in units of the noise, above which a trained trajectory is no place to start from."""
+
+PLAUSIBLE = 1e-3
+"""Probability of so large a misfit below which the best law is not good enough, and the search widens."""
+
+DIFFERENT, MOST_STARTS = 0.05, 5
+"""Coordinates of free parameters this far apart are different starts of the refits, and most starts."""
 
 COLLINEAR = 0.98
 """Correlation of two fitted numbers above which they are named as hardly separable."""
@@ -57,9 +70,13 @@ class SelectOptions(Options):
     """How laws are searched, refitted and ranked."""
 
     candidates: pydantic.PositiveInt = 200
-    """Most candidate laws that are refitted through the ODE."""
+    """Most combinations of the regressors' proposals that are refitted through the ODE."""
+    exhaustive: pydantic.NonNegativeInt = 1000
+    """All laws of one term for each hole, and longer ones, are refitted too, as far as there are no more than this."""
     most_terms: pydantic.PositiveInt = 5
-    """Longest proposals, in terms per hole; longer ones fit anything and explain nothing."""
+    """Longest laws, in terms per hole; longer ones fit anything and explain nothing."""
+    search: SearchOptions = SearchOptions()
+    """How far the search goes from there."""
     rival_delta: pydantic.PositiveFloat = 6.0
     """Laws within this much of the best criterion are rivals."""
     rivals: int = pydantic.Field(default=12, ge=0)
@@ -97,13 +114,14 @@ def select(
     supports: Supports,
     options: SelectOptions,
     *,
-    library: LibraryOptions,
+    laws: LawOptions,
     watch: Watch = nobody_watches,
 ) -> RankedLaws:
     """Refit candidate laws to the training rows through the ODE, and rank them.
 
-    Every candidate gets a cheap lower bound of its chi-square (continuity as a weak penalty); those that could
-    still win are refitted as continuous trajectories, best bound first, until no bound is left that could.
+    The search begins with what the regressors propose and with all small laws, and moves on from the best by terms
+    added, dropped and swapped. Every candidate gets a cheap lower bound of its chi-square (continuity as a weak
+    penalty); those that could still win are refitted as continuous trajectories.
 
     Args:
         system: the known physics with its holes.
@@ -111,46 +129,106 @@ def select(
         trained: where states and parameters start.
         supports: what the regressors propose for each hole.
         options: limits and the rivals' delta.
-        library: the candidate terms of every hole.
+        laws: the candidate terms of every hole, and what is known of the laws.
         watch: called with the progress of every iteration.
 
     Raises:
         SolveError: no candidate could be fitted as a continuous trajectory.
     """
     rows = make_rows(system, data.train, data.noise)
-    libraries = [build_library(hole.inputs, library) for hole in system.missing]
-    redundant, merged = redundant_terms(system, [item.texts for item in libraries])
-    candidates = combine(supports, redundant, options.most_terms, options.candidates)
     states, coordinates, steps = _start(system, rows, trained)
-    start = Fits.begin(candidates, states, coordinates)
-    n_terms = sum(len(item) for item in libraries) - sum(int(mask.sum()) for mask in redundant)
+    points = _points(system, rows, states)
+    libraries = [
+        library.for_data(at) for library, at in zip(build_libraries(system, laws), points, strict=True)
+    ]
+    redundant, merged = redundant_terms(system, libraries)
+    excluded, invalid = excluded_terms(libraries, points, redundant)
+    constraints = build_constraints(system, libraries, laws, excluded, options.most_terms)
     counts = (rows.weights > 0).sum((0, 1)).cpu().numpy()
     n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
-    criterion = Criterion(counts, n_common, n_terms, data.noise)
+    criterion = Criterion(counts, n_common, constraints.n_terms, data.noise)
 
-    fits = _refit_promising(Refitter(system, libraries, rows, steps), start, criterion, options, watch)
-    values = criterion(fits.misfit, fits.candidates.complexity)
-    best = fits.take(np.array([np.argmin(values)]))
-    if not np.isfinite(best.chi_square[0]):
+    def rank(fits: Fits) -> np.ndarray:
+        values = criterion(fits.misfit, fits.candidates.complexity, fits.candidates.n_inner(libraries))
+        return np.where(constraints.kept(fits.candidates.coefficients), values, np.inf)
+
+    def plausible(fits: Fits) -> bool:
+        numbers = n_common + fits.candidates.complexity + fits.candidates.n_inner(libraries)
+        freedom = int(counts.sum() - numbers[0])
+        return freedom <= 0 or misfit_p_value(fits.chi_square[0], freedom, data.noise)[0] > PLAUSIBLE
+
+    search = LawSearch(
+        Refitter(system, libraries, rows, steps),
+        libraries,
+        constraints,
+        rank,
+        plausible,
+        options.search,
+        options.rival_delta,
+        watch,
+    )
+    seeds = _seeds(supports, libraries, constraints, options)
+    fits = search.run(Fits.join([Fits.begin(seeds, states, start) for start in coordinates.split(1)]))
+    values = rank(fits)
+    if not np.isfinite(values).any():
         raise SolveError(
-            f"none of {len(candidates)} candidate laws could be fitted as a continuous trajectory; "
+            f"none of {search.tried} candidate laws could be fitted as a continuous trajectory; "
             "widen [regress.library], or look at the trained equation in the report"
         )
+    best = fits.take(np.array([np.argmin(values)]))
     # What can still be shown is fitted once more: with steps as short as the best law needs, and with weights of the
     # observables that know what it says of the noise.
-    objective, unknowns = Refitter(system, libraries, rows, steps).problem(best)
+    objective, unknowns = search.refitter.problem(best)
     finer = max(choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=1e-3), steps)
     factor = criterion.noise_with_law(best.misfit[0])
     refitter = Refitter(system, libraries, rows, finer, factor)
     fits = refitter.polish(fits.take(_presentable(values, fits.candidates.complexity, options)), watch)
-    notes = list(merged)
+    notes = [*merged, *invalid]
     if data.noise.estimated:
         sds = ", ".join(
             f"{name} {sd:.3g}{' of each value' if data.noise.floors is not None else ''}"
             for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    return _rank(system, data, libraries, refitter, fits, criterion, options, notes, len(candidates))
+    return _rank(system, data, libraries, refitter, fits, rank, n_common, options, notes, search.tried)
+
+
+def _seeds(
+    supports: Supports, libraries: Sequence[Library], constraints: Constraints, options: SelectOptions
+) -> Candidates:
+    """Return the candidates that the search begins with: proposals of regressors first, then all small laws.
+
+    Raises:
+        SolveError: there are none.
+    """
+    found = [
+        proposed(supports, constraints, options.most_terms, options.candidates),
+        exhaustive(libraries, constraints, options.exhaustive),
+    ]
+    there = [candidates for candidates in found if candidates is not None]
+    if not there:
+        raise SolveError(
+            "the regressors propose no law that the constraints allow; widen [regress.library] or [regress.holes]"
+        )
+    both, seen, kept = Candidates.join(there), set[bytes](), []
+    several = len(there[0]) if len(there) > 1 else len(both)
+    for i, key in enumerate(both.keys):
+        # A proposal has better numbers than the same law of the exhaustive list.
+        if i >= several and key in seen:
+            continue
+        if i < several:
+            seen.add(key)
+        kept.append(i)
+    return both.take(np.array(kept))
+
+
+def _points(system: System, rows: Rows, states: torch.Tensor) -> list[np.ndarray]:
+    """Return the values of every hole's inputs at the rows, each of shape ``(rows, inputs)``."""
+    columns = [states.flatten(0, 1), rows.times.flatten()[:, None]]
+    if rows.flat_controls is not None:
+        columns.append(rows.flat_controls)
+    signals = torch.cat(columns, dim=1).cpu().numpy()
+    return [signals[:, list(inputs)] for inputs in system.hole_inputs]
 
 
 def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:
@@ -162,7 +240,11 @@ def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOpti
 
 
 def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return where refits start: the trained trajectories, or smoothed data where they ran or stayed away."""
+    """Return where refits start: the trained trajectories, or smoothed data where they ran or stayed away.
+
+    Free parameters start where every start of the training ended, the best first, and where the system has them:
+    beside a network they may not have been identifiable, beside a law they often are.
+    """
     ude, theta = trained_ude(system, trained)
     initial = torch.as_tensor(trained.initial_states)[None]
     state = FitState(rows.smooth_states[None], theta)
@@ -174,31 +256,16 @@ def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.T
         misfit, seen = rows.residual(solved).square().sum((1, 2)), (rows.weights > 0).sum((1, 2))
         usable &= misfit <= LARGEST_MISFIT * seen
     states = torch.where(usable[:, None, None], solved, rows.smooth_states)
-    return rows.keep_positive(states), theta[:, : ude.n_free], steps
-
-
-def _refit_promising(
-    refitter: Refitter, start: Fits, criterion: Criterion, options: SelectOptions, watch: Watch
-) -> Fits:
-    """Return all refits, made until no lower bound is left within the rivals' delta of the best."""
-    first = refitter.bound(start, watch)
-    complexity = start.candidates.complexity
-    lowest = criterion(first.misfit, complexity)
-    waiting = np.argsort(lowest, kind="stable")
-    # The Pareto front wants the best of every size, promising or not.
-    front = [int(i) for size in np.unique(complexity) for i in waiting[complexity[waiting] == size][:2]]
-    group = list(dict.fromkeys([*waiting[:FIRST_GROUP].tolist(), *front]))
-    done: list[Fits] = []
-    seen: set[int] = set()
-    best = np.inf
-    while group:
-        found = refitter.refit(first.take(np.array(group)), watch)
-        done.append(found)
-        seen.update(group)
-        best = min(best, float(criterion(found.misfit, found.candidates.complexity).min()))
-        hopeful = [i for i in waiting.tolist() if i not in seen and lowest[i] < best + options.rival_delta]
-        group = hopeful[:FIRST_GROUP]
-    return Fits.join(done)
+    if not ude.n_free:
+        return rows.keep_positive(states), theta[:, :0], steps
+    ends = torch.as_tensor(trained.survivors.theta[:, : ude.n_free])
+    several = torch.cat([theta[:, : ude.n_free], ude.parameters.initial(1), ends])
+    apart = [
+        i
+        for i in range(len(several))
+        if all((several[i] - several[k]).abs().max() > DIFFERENT for k in range(i))
+    ]
+    return rows.keep_positive(states), several[apart[:MOST_STARTS]], steps
 
 
 def _rank(
@@ -207,13 +274,14 @@ def _rank(
     libraries: list[Library],
     refitter: Refitter,
     fits: Fits,
-    criterion: Criterion,
+    rank: Callable[[Fits], np.ndarray],
+    n_common: int,
     options: SelectOptions,
     notes: list[str],
     tried: int,
 ) -> RankedLaws:
     complexity = fits.candidates.complexity
-    values = criterion(fits.misfit, complexity)
+    values = rank(fits)
     solved = np.isfinite(fits.chi_square)
     order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
     # A law that fits no better than a shorter one is no rival, whatever its criterion.
@@ -233,7 +301,7 @@ def _rank(
     chosen = fits.take(shown)
     objective, unknowns = refitter.problem(chosen)
     covariance = objective.covariance(unknowns).cpu().numpy()
-    builder = LawBuilder(system, libraries, objective, data.noise.estimated, criterion.n_common)
+    builder = LawBuilder(system, libraries, objective, data.noise.estimated, n_common)
     laws = tuple(
         builder.law(chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]))
         for row, i in enumerate(shown)
@@ -252,7 +320,9 @@ def _rank(
 def _correlations(system: System, law: Law) -> list[str]:
     """Name fitted numbers that the data hardly separate, or do not determine at all."""
     names = [parameter.name for parameter in system.free_parameters]
-    names += [f"{term.term} in {hole}" for hole, terms in law.missing.items() for term in terms]
+    for hole, terms in law.missing.items():
+        names += [f"{term.term} in {hole}" for term in terms]
+        names += [f"{name} in {term.term} in {hole}" for term in terms for name in term.inner]
     size = len(names)
     variance = np.diag(law.covariance)[:size]
     sentences = [

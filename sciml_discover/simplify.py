@@ -15,6 +15,7 @@ from sciml_discover.expressions import parse_expression, symbol
 if TYPE_CHECKING:
     import sympy
 
+    from sciml_discover.library import Library
     from sciml_discover.system import System
 else:
     sympy = lazy_import("sympy")
@@ -113,7 +114,7 @@ def same_structure(one: Mapping[str, sympy.Expr], two: Mapping[str, sympy.Expr])
     return all(set(canonical_terms(one[name])) == set(canonical_terms(two[name])) for name in one)
 
 
-def redundant_terms(system: System, terms: Sequence[tuple[str, ...]]) -> tuple[list[np.ndarray], list[str]]:
+def redundant_terms(system: System, libraries: Sequence[Library]) -> tuple[list[np.ndarray], list[str]]:
     """Return which library terms a free parameter of the known physics already carries.
 
     A term is redundant when adding it to its hole changes the equations exactly as changing one free parameter
@@ -122,7 +123,7 @@ def redundant_terms(system: System, terms: Sequence[tuple[str, ...]]) -> tuple[l
 
     Args:
         system: the known physics with its holes.
-        terms: the library of each hole, as text.
+        libraries: one per hole.
 
     Returns:
         Per hole, whether each term is redundant; and a sentence for each.
@@ -135,11 +136,13 @@ def redundant_terms(system: System, terms: Sequence[tuple[str, ...]]) -> tuple[l
         for parameter in system.free_parameters
     }
     numbers = {symbol(name) for name in system.parameter_names}
-    for hole, texts in zip(system.missing, terms, strict=True):
+    for hole, library in zip(system.missing, libraries, strict=True):
         effect = [sympy.diff(system.equations[name], symbol(hole.name)) for name in system.state_names]
-        mask = np.zeros(len(texts), dtype=bool)
-        for position, text in enumerate(texts):
-            term = parse_expression(text, hole.inputs, where="library term")
+        mask = np.zeros(len(library), dtype=bool)
+        if not columns:
+            masks.append(mask)
+            continue
+        for position, (text, term) in enumerate(zip(library.texts, library.expressions, strict=True)):
             change = [sympy.simplify(part * term) for part in effect]
             for name, column in columns.items():
                 if _proportional(change, column, numbers):

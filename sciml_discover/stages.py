@@ -24,10 +24,11 @@ from typing import Any, Literal, TypeVar
 
 from sciml_discover import payload, readers, regressors, residual_samples, selection, training, validation
 from sciml_discover.base import Progress, Watch, nobody_watches
+from sciml_discover.constraints import HoleOptions, LawOptions
 from sciml_discover.errors import DamagedArtifactError, InputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
 from sciml_discover.expressions import names_used
-from sciml_discover.library import PLACEHOLDERS, LibraryOptions
+from sciml_discover.library import PLACEHOLDERS
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import Supports
 from sciml_discover.residual_samples import ResidualSamples
@@ -77,29 +78,33 @@ class Bench:
         Raises:
             InputError: if a unit cannot be read, or an equation or a term of the library is inconsistent.
         """
-        system, library = self.loaded.experiment.system, self.loaded.experiment.regress.library
+        system, laws = self.loaded.experiment.system, self.loaded.experiment.regress
         if not units_stated(system):
             return None
         units = SystemUnits(system)
         for hole, inputs in system.missing.items():
-            for where, term in _wanted_terms(library, inputs):
+            for where, term in _wanted_terms(laws, hole, inputs):
                 units.check_term(term, hole, where=where)
         return units
 
 
-def _wanted_terms(library: LibraryOptions, inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the terms of a hole's library that somebody asked for by name, with the place where."""
+def _wanted_terms(laws: LawOptions, hole: str, inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the candidate terms of a hole that somebody asked for by name, with the place where."""
+    of_hole = laws.holes.get(hole, HoleOptions())
+    library, place = laws.library, "[regress.library]"
+    if of_hole.library is not None:
+        library, place = of_hole.library, f"[regress.holes.{hole}.library]"
     for function in library.functions:
-        yield from (("[regress.library] functions", f"{function}({name})") for name in inputs)
+        wanted = (f"{function}({name})" for name in inputs)
+        yield from ((f"{place} functions", term) for term in wanted if term not in of_hole.forbidden)
     for text in library.extra:
-        if names_used(text, where="[regress.library] extra") <= {*inputs, *library.inner}:
-            yield "[regress.library] extra", text
-    first, second = PLACEHOLDERS
+        if names_used(text, where=f"{place} extra") <= {*inputs, *library.inner}:
+            yield f"{place} extra", text
     for template in library.templates:
-        for one, other in itertools.product(inputs, repeat=2):
-            names = {first: one, second: other}
+        for choice in itertools.product(inputs, repeat=len(PLACEHOLDERS)):
+            names = dict(zip(PLACEHOLDERS, choice, strict=True))
             text = re.sub(r"\b\w+\b", lambda word, names=names: names.get(word[0], word[0]), template)
-            yield "[regress.library] templates", text
+            yield f"{place} templates", text
 
 
 class Inputs:
@@ -197,7 +202,7 @@ def _select_options(loaded: LoadedExperiment, device: Device) -> Any:
     return {
         **_system_options(loaded, device),
         "select": experiment.select.model_dump(mode="json"),
-        "library": experiment.regress.library.model_dump(mode="json"),
+        **experiment.regress.model_dump(mode="json", include=set(LawOptions.model_fields)),
     }
 
 
@@ -256,7 +261,7 @@ def _select(bench: Bench, inputs: Inputs) -> RankedLaws:
         inputs[TrainingResult],
         inputs[Supports],
         experiment.select,
-        library=experiment.regress.library,
+        laws=experiment.regress,
         watch=bench.watch,
     )
 
@@ -309,7 +314,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
     Stage("regress", 1, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
-        "select", 1, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+        "select", 2, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),
     Stage(
         "validate",

@@ -79,10 +79,9 @@ class UnitTable:
     names: dict[str, str] = field(default_factory=dict)
     terms: dict[str, dict[str, TermUnits]] = field(default_factory=dict)
 
-    def coefficient(self, hole: str, term: str) -> str | None:
-        """Return the unit of the number in front of a term of a hole, None where nothing says it."""
-        found = self.terms.get(hole, {}).get(term)
-        return found.coefficient if found else None
+    def of_term(self, hole: str, term: str) -> TermUnits:
+        """Return the units of the numbers in a term of a hole."""
+        return self.terms.get(hole, {}).get(term) or TermUnits(None, {})
 
 
 class Unit:
@@ -287,7 +286,7 @@ class SystemUnits:
         ...         }
         ...     )
         ... )
-        >>> units.table({"u": ["x**2"]}).names["k"], units.table({"u": ["x**2"]}).coefficient("u", "x**2")
+        >>> units.table({"u": ["x**2"]}).names["k"], units.table({"u": ["x**2"]}).of_term("u", "x**2").coefficient
         ('1/h', 'L/(g*h)')
     """
 

@@ -10,6 +10,7 @@ import pydantic
 
 from sciml_discover.base import Options, Progress, Watch, nobody_watches
 from sciml_discover.baselines import known_only, sindy_on_data
+from sciml_discover.criterion import misfit_p_value
 from sciml_discover.expressions import TIME, parse_expression
 from sciml_discover.forecasts import (
     AbstractModel,
@@ -246,8 +247,6 @@ def _reasons(
 
 def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: ValidateOptions) -> Reason:
     """Compare the misfit with the law-free noise: chi-square, or F where that noise is itself an estimate."""
-    from scipy import stats
-
     freedom = law.n_observed - law.n_parameters
     threshold = options.chi_square_p
     if score.train is None:
@@ -258,16 +257,7 @@ def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: Valid
         text = f"{law.n_parameters} free numbers for {law.n_observed} values: nothing is left to test"
         return Reason("chi_square", False, None, threshold, text)
     chi_square = score.train.chi_square
-    if noise.estimated:
-        # Satterthwaite: the degrees of freedom of a mean of the observables' variances.
-        denominator = len(noise.observables) ** 2 / float(np.sum(1.0 / noise.degrees_of_freedom))
-        if noise.pooled:
-            denominator = float(noise.degrees_of_freedom[0])
-        p_value = float(stats.f.sf(chi_square / freedom, freedom, denominator))
-        test = f"F test against noise estimated with {denominator:.3g} degrees of freedom"
-    else:
-        p_value = float(stats.chi2.sf(chi_square, freedom))
-        test = "chi-square test against the given noise"
+    p_value, test = misfit_p_value(chi_square, freedom, noise)
     passed = p_value > threshold
     text = f"chi-square {chi_square:.4g} for {freedom} degrees of freedom, p = {p_value:.2g} ({test})"
     return Reason("chi_square", passed, p_value, threshold, text if passed else f"structure missing: {text}")

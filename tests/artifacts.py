@@ -212,7 +212,7 @@ def _law(
 ) -> Law:
     def terms(value: float, error: float) -> tuple[LawTerm, ...]:
         estimate = Estimate(value, error, (value - 1.96 * error, value + 1.96 * error))
-        return (LawTerm(term, estimate, None),)
+        return (LawTerm(term, estimate, None, {}),)
 
     beta, gamma, alpha = 0.8996123456789012, 0.8007654321098765, 1.3 - 1.0 / 3.0 * 1e-3
     return Law(

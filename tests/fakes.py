@@ -99,7 +99,7 @@ class FakeVerbs:
         terms = tuple(f"hare**{power}" for power in range(options.library.polynomial_degree + 1))
         ones = np.ones((1, len(terms)))
         holes = (
-            HoleSupports(hole, ("hare",), terms, ones, ones, np.zeros(1), ("stlsq",))
+            HoleSupports(hole, ("hare",), terms, ones, ones, np.zeros((1, 0)), np.zeros(1), ("stlsq",))
             for hole in ("predation", "growth")
         )
         return Supports(tuple(holes))

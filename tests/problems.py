@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.constraints import LawOptions, build_constraints
 from sciml_discover.controls import ControlSignal
 from sciml_discover.expressions import parse_expression, symbol
 from sciml_discover.holes import NetworkShape, ResidualNetworks
@@ -28,7 +29,9 @@ from sciml_discover.objectives.derivative_matching import DenseLinearization
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.optimizers import Adam, GaussNewton, Lbfgs
 from sciml_discover.readers import PreparedData
+from sciml_discover.refit import Candidates
 from sciml_discover.regressors import BestSubset, HoleSupports, Stlsq, Supports
+from sciml_discover.seeds import proposed
 from sciml_discover.smoothers import SmoothingSpline
 from sciml_discover.system import System
 from sciml_discover.training import (
@@ -374,11 +377,25 @@ def propose(problem: Problem, library: LibraryOptions, *laws: Mapping[str, Mappi
                 texts,
                 (coefficients != 0).astype(float),
                 coefficients,
+                np.zeros((len(rows), 0)),
                 np.full(len(rows), 0.1),
                 ("hand",) * len(rows),
             )
         )
     return Supports(tuple(holes))
+
+
+def candidates_of(
+    problem: Problem, library: LibraryOptions, *laws: Mapping[str, Mapping[str, float]]
+) -> Candidates:
+    """Return all combinations of the holes' laws as candidates; see `propose`."""
+    supports = propose(problem, library, *laws)
+    libraries = [build_library(hole.inputs, library) for hole in problem.system.missing]
+    excluded = [np.zeros(len(item), dtype=bool) for item in libraries]
+    constraints = build_constraints(problem.system, libraries, LawOptions(library=library), excluded, 99)
+    found = proposed(supports, constraints, 99, 9999)
+    assert found is not None
+    return found
 
 
 def random_theta(ude: UDE, batch: int, seed: int = 0, size: float = 0.4) -> torch.Tensor:

@@ -21,8 +21,11 @@ def criterion(
 
 
 def test_given_noise_is_chi_square_with_its_penalties() -> None:
-    value = criterion()(np.array([[30.0, 50.0]]), np.array([2]))[0]
-    assert value == pytest.approx(80.0 + 5 * np.log(100) + 2 * np.log(comb(12, 2)))
+    expected = 80.0 + 5 * np.log(100) + 2 * np.log(comb(12, 2)) + 2 * 2 * np.log(10)
+    misfit, complexity = np.array([[30.0, 50.0]]), np.array([2])
+    assert criterion()(misfit, complexity)[0] == pytest.approx(expected)
+    # A parameter inside a term is one more number, and no other choice.
+    assert criterion()(misfit, complexity, 1)[0] == pytest.approx(expected + np.log(100))
 
 
 def test_an_estimate_with_many_degrees_of_freedom_is_a_given_level() -> None:

@@ -396,6 +396,32 @@ def test_latex_of_small_negative_and_fixed_numbers(result: DiscoveryResult) -> N
     assert r"\text{50\%\_\{x\}/input}" in text
 
 
+def test_numbers_in_exponents(result: DiscoveryResult, tmp_path: Path) -> None:
+    def number(value: float, error: float) -> ParameterEstimate:
+        return ParameterEstimate(
+            value=value, stderr=error, interval95=None, unit=None, fixed=False, identifiable=True
+        )
+
+    (term,) = result.missing["predation"].terms
+    inner = {"K": number(2.5, 0.1), "n": number(2.013, 0.01)}
+    changed = term.model_copy(update={"term": "hare**n/(K**n + hare**n)", "parameters": inner})
+    predation = result.missing["predation"].model_copy(update={"terms": (changed,)})
+    hill = "hare**2.013/(2.5**2.013 + hare**2.013)"
+    law = result.model_copy(
+        update={
+            "missing": {**result.missing, "predation": predation},
+            "equations_full": {"hare": f"hare - 0.9*{hill}", "lynx": "-lynx"},
+        }
+    )
+    assert r"\mathrm{hare}^{\left(2.013 \pm 0.010\right)}" in export_law(law, "latex")
+    balanced(export_law(law, "latex"))
+    assert "# n in hare**n/(K**n + hare**n): 2.013 (standard error 0.01)" in export_law(law, "julia")
+    for to, load in (("python", python_module), ("c", c_function)):
+        (tmp_path / to).mkdir()
+        found = load(export_law(law, to), tmp_path / to)(0.0, [2.0, 3.0])
+        assert found[0] == pytest.approx(2.0 - 0.9 * 2.0**2.013 / (2.5**2.013 + 2.0**2.013), rel=1e-13)
+
+
 def test_latex_escapes_names(result: DiscoveryResult) -> None:
     equations = {"a_b_c": "a_b_c*beta_max/2", "foo_": "log(foo_)*abs(a_b_c)**0.5 + tanh(a_b_c)"}
     beta = result.parameters["alpha"]

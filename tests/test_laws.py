@@ -10,9 +10,9 @@ import torch
 from sciml_discover.base import nobody_watches
 from sciml_discover.laws import NORMAL95, LawBuilder
 from sciml_discover.library import LibraryOptions, build_library
-from sciml_discover.search import Fits, Refitter, combine
+from sciml_discover.refit import Fits, Refitter
 from sciml_discover.ude import ParameterMap
-from tests.problems import FORCED, LOTKA_VOLTERRA, propose
+from tests.problems import FORCED, LOTKA_VOLTERRA, candidates_of
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
 
@@ -21,9 +21,7 @@ def built(estimated: bool = False):
     """Two candidates of unequal length, and a covariance whose diagonal says where an entry came from."""
     short = {"predation": {"x*y": 0.9}, "growth": {"x*y": 0.8}}
     long = {"predation": {"x": 0.01, "x*y": 0.9, "y**2": 0.01}, "growth": {"x*y": 0.8, "y**2": 0.01}}
-    supports = propose(LOTKA_VOLTERRA, DEGREE2, short, long)
-    none = [np.zeros(len(hole.terms), dtype=bool) for hole in supports.holes]
-    candidates = combine(supports, none, 9, 99)
+    candidates = candidates_of(LOTKA_VOLTERRA, DEGREE2, short, long)
     both = [int(np.flatnonzero(candidates.complexity == size)[0]) for size in (2, 5)]
     candidates = candidates.take(np.array(both))
     rows = LOTKA_VOLTERRA.rows()
@@ -73,8 +71,7 @@ def test_an_undetermined_number_has_no_error_and_is_shown_with_three_digits() ->
 
 def test_parameters_are_in_physical_units() -> None:
     library = LibraryOptions(polynomial_degree=1, functions=("sin",))
-    supports = propose(FORCED, library, {"push": {"sin(t)": 1.0}})
-    candidates = combine(supports, [np.zeros(3, dtype=bool)], 9, 9)
+    candidates = candidates_of(FORCED, library, {"push": {"sin(t)": 1.0}})
     rows = FORCED.rows(0.01)
     refitter = Refitter(FORCED.system, [build_library(("t",), library)], rows, 2)
     start = Fits.begin(candidates, rows.smooth_states, ParameterMap(FORCED.system).initial(1))

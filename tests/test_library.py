@@ -39,8 +39,9 @@ def test_values_and_slopes() -> None:
     library = build_library(("x", "t"), options)
     points = torch.as_tensor(np.random.default_rng(0).uniform(0.2, 1.2, (5, 4, 2)))
     everything = torch.arange(len(library)).expand(5, -1)
-    value, slope = library.select_with_slopes(points, everything)
-    torch.testing.assert_close(value, library.select(points, everything))
+    table = library.factors.at(points, slopes=True)
+    value, slope = table.terms_and_slopes(everything)
+    torch.testing.assert_close(value, library.factors.at(points).terms(everything))
     index = {text: number for number, text in enumerate(library.texts)}
     x, t = points[..., 0], points[..., 1]
     torch.testing.assert_close(value[..., index["t*x**2"]], t * x**2)
@@ -53,7 +54,7 @@ def test_values_and_slopes() -> None:
     np.testing.assert_allclose(library.matrix(flat.numpy()), value.reshape(20, -1).numpy())
     # Each member of a batch its own terms, in any order.
     chosen = torch.tensor([[3, 1], [0, 0], [7, 2], [5, 4], [1, 9]])
-    some, some_slope = library.select_with_slopes(points, chosen)
+    some, some_slope = table.terms_and_slopes(chosen)
     for member in range(5):
         torch.testing.assert_close(some[member], value[member][:, chosen[member]])
         torch.testing.assert_close(some_slope[member], slope[member][:, chosen[member]])

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sciml_discover.errors import InputError
+from sciml_discover.laws import Estimate
 from sciml_discover.readers import PreparedData
 from sciml_discover.result import (
     SCHEMA_FILE,
@@ -22,6 +23,7 @@ from sciml_discover.result import (
     write_schema,
 )
 from sciml_discover.trajectories import Dataset, Trajectory
+from sciml_discover.units import SystemUnits
 from tests.artifacts import INITIAL, SmallRun, small_run
 
 CONTRACT = """id status reasons equations parameters missing metrics alternatives baselines identifiability
@@ -133,17 +135,31 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
         }  # fmt: skip
 
 
-def test_the_covariance_is_that_of_the_laws_numbers(run_artifacts: SmallRun) -> None:
-    covariance = np.arange(25.0).reshape(5, 5)
+def test_numbers_inside_terms_and_the_covariance(run_artifacts: SmallRun) -> None:
+    covariance = np.arange(36.0).reshape(6, 6)
     covariance[1, 1] = np.inf
-    law = dataclasses.replace(run_artifacts.laws.laws[0], covariance=covariance)
-    found = run_artifacts.result(
-        laws=dataclasses.replace(run_artifacts.laws, laws=(law,), n_rivals=0),
-        validation=dataclasses.replace(run_artifacts.validation, rivals_holdout=(1.1,)),
-    ).covariance
-    assert found is not None
-    assert found.names == ("alpha", "predation: hare*lynx", "growth: hare*lynx")
-    assert found.values == ((0.0, 1.0, 2.0), (5.0, None, 7.0), (10.0, 11.0, 12.0))
+    law = run_artifacts.laws.laws[0]
+    term = dataclasses.replace(
+        law.missing["predation"][0], term="hare/(K + hare)", inner={"K": Estimate(2.5, 0.1, (2.3, 2.7))}
+    )
+    law = dataclasses.replace(
+        law, covariance=covariance, missing={"predation": (term,), "growth": law.missing["growth"]}
+    )
+    laws = dataclasses.replace(run_artifacts.laws, laws=(law,), n_rivals=0)
+    validation = dataclasses.replace(run_artifacts.validation, rivals_holdout=(1.1,))
+    units = SystemUnits(run_artifacts.options).table({"predation": [term.term]})
+    result = run_artifacts.result(laws=laws, validation=validation, units=units)
+    found = result.missing["predation"].terms[0]
+    assert (found.unit, found.parameters["K"].value, found.parameters["K"].unit) == (
+        "thousand/year",
+        2.5,
+        "thousand",
+    )
+    assert result.covariance is not None
+    assert result.covariance.names == (
+        "alpha", "predation: hare/(K + hare)", "predation: K in hare/(K + hare)", "growth: hare*lynx",
+    )  # fmt: skip
+    assert result.covariance.values[1] == (6.0, None, 8.0, 9.0)
 
 
 def test_laws_behind_the_rivals_are_not_called_rivals(run_artifacts: SmallRun) -> None:

@@ -7,6 +7,7 @@ import pytest
 import sympy
 
 from sciml_discover.expressions import parse_expression, to_text
+from sciml_discover.library import Library, LibraryTerm
 from sciml_discover.simplify import (
     canonical_terms,
     equations_with_numbers,
@@ -125,7 +126,7 @@ def system(equations: dict[str, str], **parameters: object) -> System:
     )
 
 
-TERMS = [("1", "x", "y", "x*y", "x**2")]
+TERMS = [Library(("x", "y"), [LibraryTerm(text) for text in ("1", "x", "y", "x*y", "x**2")])]
 
 
 def test_a_term_that_a_free_parameter_carries_is_redundant() -> None:

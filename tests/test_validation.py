@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sciml_discover.constraints import LawOptions
 from sciml_discover.library import LibraryOptions
 from sciml_discover.noise import Noise
 from sciml_discover.readers import DataOptions, PreparedData, prepare_data
+from sciml_discover.search import SearchOptions
 from sciml_discover.selection import RankedLaws, SelectOptions, select
 from sciml_discover.system import System, SystemOptions
 from sciml_discover.systems import get_system
@@ -21,6 +23,7 @@ from sciml_discover.validation import ValidateOptions, ValidationReport, validat
 from tests.problems import DOSED_LONG, LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
+PROPOSED_ONLY = SelectOptions(exhaustive=0, search=SearchOptions(rounds=0))
 TRUE = {"predation": {"x*y": 0.8}, "growth": {"x*y": 0.7}}
 LONG = replace(LOTKA_VOLTERRA, times=(np.arange(0.0, 8.01, 0.25),))
 TWINS = replace(
@@ -57,8 +60,8 @@ def ranked(problem: Problem, data: PreparedData, *laws: Mapping[str, Mapping[str
         data,
         started(problem, data),
         propose(problem, DEGREE2, *laws),
-        SelectOptions(),
-        library=DEGREE2,
+        PROPOSED_ONLY,
+        laws=LawOptions(library=DEGREE2),
     )
 
 
@@ -250,7 +253,12 @@ def test_extrapolation_of_a_driven_law_is_driven_by_the_true_input() -> None:
     )
     library = LibraryOptions(polynomial_degree=3)
     ranked_laws = select(
-        system, data, untrained(problem), propose(problem, library, laws), SelectOptions(), library=library
+        system,
+        data,
+        untrained(problem),
+        propose(problem, library, laws),
+        PROPOSED_ONLY,
+        laws=LawOptions(library=library),
     )
     report = validate(
         system, data, untrained(problem), ranked_laws, ValidateOptions(extrapolate_to=16.0), truth=known

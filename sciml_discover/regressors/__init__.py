@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options, Progress, Watch, nobody_watches
-from sciml_discover.library import LibraryOptions, build_library
+from sciml_discover.base import Progress, Watch, nobody_watches
+from sciml_discover.constraints import LawOptions, build_libraries
 from sciml_discover.regressors.abstract import Regression
 from sciml_discover.regressors.best_subset import BestSubset
 from sciml_discover.regressors.stlsq import Stlsq
@@ -22,11 +22,9 @@ if TYPE_CHECKING:
 RegressorOptions = Annotated[BestSubset | Stlsq, pydantic.Field(discriminator="kind")]
 
 
-class RegressOptions(Options):
+class RegressOptions(LawOptions):
     """How samples become supports."""
 
-    library: LibraryOptions = LibraryOptions()
-    """Candidate terms of every hole."""
     regressors: tuple[RegressorOptions, ...] = pydantic.Field(default=(Stlsq(), BestSubset()), min_length=1)
     """Every one of them proposes supports."""
 
@@ -41,6 +39,7 @@ class HoleSupports:
         terms: the library, as text.
         supports: one row per proposal, 1 where the term is in, shape ``(proposals, terms)``.
         coefficients: fitted to the samples, zero outside the support, same shape.
+        inner: values of the library's inner parameters, shape ``(proposals, n_inner)``.
         residuals: misfit of the samples, relative to their norm, shape ``(proposals,)``.
         sources: which regressor proposed it first.
     """
@@ -50,6 +49,7 @@ class HoleSupports:
     terms: tuple[str, ...]
     supports: np.ndarray
     coefficients: np.ndarray
+    inner: np.ndarray
     residuals: np.ndarray
     sources: tuple[str, ...]
 
@@ -78,22 +78,30 @@ def regress(
         watch: called once per hole.
     """
     proposals = []
-    for number, hole in enumerate(samples.holes):
+    libraries = build_libraries(system, options)
+    for number, (hole, plain) in enumerate(zip(samples.holes, libraries, strict=True)):
         watch(Progress("regress", hole.hole, number, len(system.missing)))
-        library = build_library(hole.inputs, options.library)
-        regression = Regression.scaled(library.matrix(hole.points), hole.values, hole.weights)
+        library = plain.for_data(hole.points)
+        columns = library.columns(hole.points)
+        regression = Regression.scaled(columns.matrix, hole.values, hole.weights)
         sources: dict[bytes, tuple[np.ndarray, str]] = {}
         for regressor in options.regressors:
             for support in regressor.supports(regression):
-                sources.setdefault(support.tobytes(), (support, regressor.kind))
+                one_each = columns.one_start_each(
+                    support, np.abs(regression.fit(support)[0] / regression.column_norms)
+                )
+                sources.setdefault(one_each.tobytes(), (one_each, regressor.kind))
         fits = [regression.fit(support) for support, _ in sources.values()]
         proposals.append(
             HoleSupports(
                 hole=hole.hole,
                 inputs=hole.inputs,
                 terms=library.texts,
-                supports=np.array([support for support, _ in sources.values()], dtype=float),
-                coefficients=np.array([coefficients for coefficients, _ in fits]),
+                supports=np.array(
+                    [columns.of_terms(support) for support, _ in sources.values()], dtype=float
+                ),
+                coefficients=np.array([columns.of_terms(coefficients) for coefficients, _ in fits]),
+                inner=np.array([columns.inner(support) for support, _ in sources.values()]),
                 residuals=np.array([residual for _, residual in fits]),
                 sources=tuple(source for _, source in sources.values()),
             )

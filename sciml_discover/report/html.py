@@ -13,7 +13,7 @@ from sciml_discover.report.numbers import MISSING, interval, number, with_error
 from sciml_discover.units import UnitTable
 
 if TYPE_CHECKING:
-    from sciml_discover.laws import Law
+    from sciml_discover.laws import Estimate, Law
     from sciml_discover.readers import PreparedData
     from sciml_discover.residual_samples import HoleSamples, ResidualSamples
     from sciml_discover.selection import RankedLaws
@@ -150,18 +150,30 @@ def _reasons(validation: ValidationReport) -> list[dict[str, Any]]:
 
 
 def _terms(law: Law, system: System, units: UnitTable) -> list[dict[str, str]]:
-    return [
-        {
-            "hole": hole,
-            "term": equations.inline(term.term, system),
-            "value": with_error(term.coefficient.value, term.coefficient.stderr),
-            "interval": interval(term.coefficient.interval95),
-            "unit": units.coefficient(hole, term.term) or "",
-            "snapped": term.snapped or MISSING,
-        }
-        for hole, terms in law.missing.items()
-        for term in terms
-    ]
+    """Return a row for the coefficient of each term, and one for each number inside it."""
+    rows = []
+    for hole, terms in law.missing.items():
+        for term in terms:
+            found = units.of_term(hole, term.term)
+            shown = equations.inline(term.term, system, term.inner)
+            rows.append(_number_row(hole, shown, term.coefficient, found.coefficient, term.snapped))
+            for name, inner in term.inner.items():
+                shown = equations.inline(name, system, term.inner)
+                rows.append(_number_row(hole, shown, inner, found.inner.get(name), None))
+    return rows
+
+
+def _number_row(
+    hole: str, shown: str, found: Estimate, unit: str | None, snapped: str | None
+) -> dict[str, str]:
+    return {
+        "hole": hole,
+        "term": shown,
+        "value": with_error(found.value, found.stderr),
+        "interval": interval(found.interval95),
+        "unit": unit or "",
+        "snapped": snapped or MISSING,
+    }
 
 
 def _parameters(law: Law, units: UnitTable) -> list[dict[str, str]]:

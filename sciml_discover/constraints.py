@@ -1,0 +1,220 @@
+"""What laws may contain: libraries of single holes, terms that must or must not be in, signs, shared structures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import pydantic
+
+from sciml_discover.base import Options
+from sciml_discover.errors import InputError, did_you_mean
+from sciml_discover.library import Library, LibraryOptions, build_library
+
+if TYPE_CHECKING:
+    from sciml_discover.system import System
+
+
+class HoleOptions(Options):
+    """What is known of the law in one hole."""
+
+    library: LibraryOptions | None = None
+    """Its own candidate terms, in place of those of all holes."""
+    required: tuple[str, ...] = ()
+    """Terms that every law has here."""
+    forbidden: tuple[str, ...] = ()
+    """Terms that no law has here."""
+    positive: tuple[str, ...] = ()
+    """Terms whose coefficient, if they are in, is positive."""
+    negative: tuple[str, ...] = ()
+    """Terms whose coefficient, if they are in, is negative."""
+
+    @pydantic.model_validator(mode="after")
+    def _does_not_contradict_itself(self) -> HoleOptions:
+        for one, two in (("required", "forbidden"), ("positive", "negative")):
+            both = sorted(set(getattr(self, one)) & set(getattr(self, two)))
+            if both:
+                raise ValueError(f"the term {both[0]!r} is both {one} and {two}")
+        return self
+
+
+SharedHoles = tuple[Annotated[tuple[str, ...], pydantic.Field(min_length=2)], ...]
+
+
+class LawOptions(Options):
+    """The candidate terms of every hole, and what is known of the laws."""
+
+    library: LibraryOptions = LibraryOptions()
+    """Candidate terms of every hole."""
+    holes: dict[str, HoleOptions] = pydantic.Field(default_factory=dict)
+    """What is known of single holes, by name."""
+    shared: SharedHoles = ()
+    """Groups of holes whose laws have the same terms, each with its own coefficients."""
+
+
+@dataclass(frozen=True)
+class Constraints:
+    """What laws may contain, term by term of each hole's library.
+
+    Attributes:
+        allowed: which terms may be in, shape ``(terms,)`` for each hole.
+        required: which terms are in every law, same shapes.
+        signs: of the coefficients, 1 or -1, 0 for either, same shapes.
+        shared: groups of holes, by position, whose laws have the same terms.
+        longest: most terms of a hole.
+    """
+
+    allowed: tuple[np.ndarray, ...]
+    required: tuple[np.ndarray, ...]
+    signs: tuple[np.ndarray, ...]
+    shared: tuple[tuple[int, ...], ...]
+    longest: int
+
+    @property
+    def n_terms(self) -> int:
+        """Number of terms that laws choose from, over all holes."""
+        return sum(int(may.sum()) for may in self.allowed)
+
+    def complete(self, supports: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+        """Return supports ``(terms,)`` of all holes with what they must have, without what they must not.
+
+        None where a hole is left empty or has too many terms.
+        """
+        done = [
+            (support.astype(bool) | must) & may
+            for support, must, may in zip(supports, self.required, self.allowed, strict=True)
+        ]
+        for group in self.shared:
+            union = np.any([done[hole] for hole in group], axis=0)
+            for hole in group:
+                done[hole] = union & self.allowed[hole]
+        if any(not support.any() or support.sum() > self.longest for support in done):
+            return None
+        return done
+
+    def together(self, hole: int) -> tuple[int, ...]:
+        """Return the holes whose laws have the same terms as that of one hole, which is among them."""
+        return next((group for group in self.shared if hole in group), (hole,))
+
+    def kept(self, coefficients: Sequence[np.ndarray]) -> np.ndarray:
+        """Return whether coefficients ``(B, terms)`` of all holes have the signs they must have, shape ``(B,)``."""
+        return np.all(
+            [
+                (values * signs >= 0.0).all(axis=1)
+                for values, signs in zip(coefficients, self.signs, strict=True)
+            ],
+            axis=0,
+        )
+
+
+def build_libraries(system: System, options: LawOptions) -> list[Library]:
+    """Return the library of every hole; holes with the same inputs and options have the same one.
+
+    Raises:
+        InputError: a hole in the options is none of the system's, or a term cannot be parsed.
+    """
+    names = [hole.name for hole in system.missing]
+    for name in [*options.holes, *(name for group in options.shared for name in group)]:
+        if name not in names:
+            raise InputError(
+                f"the hole {name!r}",
+                where="[regress]",
+                expected="a missing term",
+                do=did_you_mean(name, names),
+            )
+    made: list[tuple[tuple[str, ...], LibraryOptions, Library]] = []
+    libraries = []
+    for hole in system.missing:
+        own = options.holes.get(hole.name)
+        wanted = options.library if own is None or own.library is None else own.library
+        known = [library for inputs, chosen, library in made if inputs == hole.inputs and chosen == wanted]
+        if not known:
+            known = [build_library(hole.inputs, wanted)]
+            made.append((hole.inputs, wanted, known[0]))
+        libraries.append(known[0])
+    return libraries
+
+
+def build_constraints(
+    system: System,
+    libraries: Sequence[Library],
+    options: LawOptions,
+    excluded: Sequence[np.ndarray],
+    longest: int,
+) -> Constraints:
+    """Return what laws may contain.
+
+    Args:
+        system: the known physics with its holes.
+        libraries: one per hole.
+        options: what is known of the laws.
+        excluded: per hole, terms that are left out for other reasons, shape ``(terms,)``.
+        longest: most terms of a hole.
+
+    Raises:
+        InputError: a term is in no library, or holes that share a law have different ones.
+    """
+    allowed, required, signs = [], [], []
+    for hole, library, out in zip(system.missing, libraries, excluded, strict=True):
+        own = options.holes.get(hole.name, HoleOptions())
+        marked = {
+            kind: _marks(library, getattr(own, kind), f"[regress.holes.{hole.name}] {kind}")
+            for kind in ("required", "forbidden", "positive", "negative")
+        }
+        lost = marked["required"] & out
+        if lost.any():
+            raise InputError(
+                f"the required term {library.texts[int(np.argmax(lost))]!r}",
+                where=f"[regress.holes.{hole.name}] required",
+                expected="a term that is neither invalid on the data nor carried by a free parameter",
+            )
+        allowed.append(~marked["forbidden"] & ~out)
+        required.append(marked["required"])
+        signs.append(marked["positive"].astype(int) - marked["negative"].astype(int))
+    positions = {hole.name: number for number, hole in enumerate(system.missing)}
+    shared = tuple(tuple(positions[name] for name in group) for group in options.shared)
+    for group in shared:
+        for hole in group[1:]:
+            if libraries[hole].texts != libraries[group[0]].texts:
+                one, two = system.missing[group[0]].name, system.missing[hole].name
+                raise InputError(
+                    f"the holes {one} and {two}, which have different candidate terms",
+                    where="[regress] shared",
+                    expected="holes with the same inputs and libraries",
+                )
+    return Constraints(tuple(allowed), tuple(required), tuple(signs), shared, longest)
+
+
+def _marks(library: Library, texts: Sequence[str], where: str) -> np.ndarray:
+    """Return which terms of a library some texts name, shape ``(terms,)``."""
+    marks = np.zeros(len(library), dtype=bool)
+    for text in texts:
+        position = library.position(text, where)
+        marks[position] = True
+    return marks
+
+
+def excluded_terms(
+    libraries: Sequence[Library], points: Sequence[np.ndarray], redundant: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], list[str]]:
+    """Return which terms are left out because they have no value on the data, with a sentence for each.
+
+    Args:
+        libraries: one per hole, with values of all inner parameters.
+        points: values of each hole's inputs, shape ``(points, inputs)``.
+        redundant: per hole, terms that are left out anyway, shape ``(terms,)``.
+    """
+    masks, sentences = [], []
+    for library, at, anyway in zip(libraries, points, redundant, strict=True):
+        with np.errstate(all="ignore"):
+            values = library.matrix(at, library.starts if library.inner else None)
+        invalid: list[bool] = np.any(~np.isfinite(values), axis=0).tolist()
+        sentences += [
+            f"{text} has no finite value everywhere on the data: left out of the library"
+            for text, bad in zip(library.texts, invalid, strict=True)
+            if bad
+        ]
+        masks.append(anyway | np.array(invalid, dtype=bool))
+    return masks, list(dict.fromkeys(sentences))

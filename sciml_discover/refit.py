@@ -1,0 +1,318 @@
+"""Candidate laws, and their refit to the data through the ODE in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import Progress, Watch, lazy_import
+from sciml_discover.library import Library
+from sciml_discover.masked_libraries import MaskedLibraries
+from sciml_discover.objectives import MultipleShooting
+from sciml_discover.objectives.abstract import AbstractObjective
+from sciml_discover.objectives.multiple_shooting import (
+    PENALISED_ROUNDS,
+    ConstrainedShooting,
+    ShootingObjective,
+)
+from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.optimizers import GaussNewton
+from sciml_discover.optimizers.abstract import AbstractState
+from sciml_discover.optimizers.driver import Report, minimise_round
+from sciml_discover.optimizers.gauss_newton import LARGEST_DEFECT
+from sciml_discover.ude import UDE
+
+if TYPE_CHECKING:
+    import torch
+
+    from sciml_discover.system import System
+else:
+    torch = lazy_import("torch")
+
+FIRST_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 20, 40
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidate laws: one support per hole, and where its numbers start or stand.
+
+    Attributes:
+        supports: per hole, which terms are in, shape ``(B, terms)``, boolean.
+        coefficients: per hole, same shape.
+        inner: per hole, values of the library's inner parameters, shape ``(B, n_inner)``.
+        sources: who proposed each.
+    """
+
+    supports: tuple[np.ndarray, ...]
+    coefficients: tuple[np.ndarray, ...]
+    inner: tuple[np.ndarray, ...]
+    sources: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def complexity(self) -> np.ndarray:
+        """Number of terms over all holes, shape ``(B,)``."""
+        return np.sum([support.sum(axis=1) for support in self.supports], axis=0).astype(int)
+
+    def n_inner(self, libraries: Sequence[Library]) -> np.ndarray:
+        """Number of inner parameters over all holes, shape ``(B,)``."""
+        return np.sum(
+            [
+                own[:, library.owner].sum(axis=1)
+                for own, library in zip(self.supports, libraries, strict=True)
+            ],
+            axis=0,
+        ).astype(int)
+
+    @property
+    def keys(self) -> list[bytes]:
+        """What tells candidates apart: their supports."""
+        packed = np.packbits(np.concatenate(self.supports, axis=1), axis=1)
+        return [row.tobytes() for row in packed]
+
+    def take(self, index: np.ndarray) -> Candidates:
+        """Return the chosen candidates."""
+        return Candidates(
+            tuple(support[index] for support in self.supports),
+            tuple(coefficients[index] for coefficients in self.coefficients),
+            tuple(inner[index] for inner in self.inner),
+            tuple(self.sources[i] for i in index),
+        )
+
+    @classmethod
+    def join(cls, groups: Sequence[Candidates]) -> Candidates:
+        """Return the candidates of several groups as one."""
+        holes = range(len(groups[0].supports))
+        return cls(
+            tuple(np.concatenate([group.supports[hole] for group in groups]) for hole in holes),
+            tuple(np.concatenate([group.coefficients[hole] for group in groups]) for hole in holes),
+            tuple(np.concatenate([group.inner[hole] for group in groups]) for hole in holes),
+            tuple(source for group in groups for source in group.sources),
+        )
+
+
+@dataclass(frozen=True)
+class Fits:
+    """Where fits of candidate laws stand.
+
+    Attributes:
+        candidates: with their fitted coefficients.
+        states: states at the rows, shape ``(B, J, L, d)``.
+        coordinates: of the free parameters, shape ``(B, n_free)``.
+        misfit: squared residuals in units of the law-free noise; infinite where the fit failed, shape
+            ``(B, observables)``.
+        converged: whether the fit settled, shape ``(B,)``.
+    """
+
+    candidates: Candidates
+    states: torch.Tensor
+    coordinates: torch.Tensor
+    misfit: np.ndarray
+    converged: np.ndarray
+
+    @property
+    def chi_square(self) -> np.ndarray:
+        """Squared residuals of all observables together, shape ``(B,)``."""
+        return self.misfit.sum(axis=1)
+
+    @classmethod
+    def begin(cls, candidates: Candidates, states: torch.Tensor, coordinates: torch.Tensor) -> Fits:
+        """Return fits that have not begun, all from the same states ``(J, L, d)`` and coordinates ``(1, n_free)``."""
+        batch = len(candidates)
+        return cls(
+            candidates,
+            states.expand(batch, *states.shape),
+            coordinates.expand(batch, -1),
+            np.full((batch, 1), np.inf),
+            np.zeros(batch, dtype=bool),
+        )
+
+    def take(self, index: np.ndarray) -> Fits:
+        """Return the chosen fits."""
+        rows = torch.as_tensor(index, device=self.states.device)
+        return Fits(
+            self.candidates.take(index),
+            self.states[rows],
+            self.coordinates[rows],
+            self.misfit[index],
+            self.converged[index],
+        )
+
+    @classmethod
+    def join(cls, groups: Sequence[Fits]) -> Fits:
+        """Return the fits of several groups as one."""
+        return cls(
+            Candidates.join([group.candidates for group in groups]),
+            torch.cat([group.states for group in groups]),
+            torch.cat([group.coordinates for group in groups]),
+            np.concatenate([group.misfit for group in groups]),
+            np.concatenate([group.converged for group in groups]),
+        )
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """First and second derivatives of half of chi-square by every number of laws.
+
+    Attributes:
+        matrix: shape ``(B, n, n)``.
+        gradient: shape ``(B, n)``.
+        terms: where the coefficient of each term of all libraries is among the ``n``, -1 where it is not, shape
+            ``(B, terms)``.
+        inner: the same of the inner parameters, shape ``(B, n_inner)``.
+    """
+
+    matrix: np.ndarray
+    gradient: np.ndarray
+    terms: np.ndarray
+    inner: np.ndarray
+
+
+class Refitter:
+    """Refits candidate laws: coefficients, physical parameters and initial states together.
+
+    Args:
+        system: the known physics with its holes.
+        libraries: one per hole.
+        rows: the training rows, weighted by the law-free noise.
+        steps: Runge-Kutta steps per interval.
+        noise_factor: per observable, the noise sd to weigh by, relative to the law-free one.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        libraries: list[Library],
+        rows: Rows,
+        steps: int,
+        noise_factor: np.ndarray | None = None,
+    ) -> None:
+        self._system, self._libraries, self._steps = system, libraries, steps
+        factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
+        self._factor = torch.as_tensor(factor, device=rows.times.device)
+        self._rows = replace(rows, weights=rows.weights / self._factor)
+        self.rounds = PENALISED_ROUNDS if rows.times.shape[1] > 2 else 0
+        """Rounds of growing continuity before it is an equality; a single interval needs none."""
+
+    def bound(self, start: Fits, number: int, watch: Watch) -> Fits:
+        """Return fits with continuity as a penalty: their misfit, penalty included, is a lower bound of the true one.
+
+        Whatever a continuous trajectory can do, segments that may jump can do too, and pay nothing for it. The bound
+        rises from one round of growing continuity to the next.
+
+        Args:
+            start: where fits begin.
+            number: of the round, less than `rounds`.
+            watch: called with the progress of every iteration.
+        """
+        objective, unknowns = self.problem(start)
+        current: AbstractObjective | None = objective.first_round(GaussNewton.order)
+        for _ in range(number):
+            current = None if current is None else current.next_round(unknowns)
+        if current is None or number >= self.rounds:
+            raise ValueError(f"got round {number}, expected fewer than {self.rounds}")
+        optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
+        report = _reporter(watch, f"bound {number + 1} of {self.rounds}", FIRST_ITERATIONS)
+        end = minimise_round(optimizer, current, unknowns, report)
+        valid = torch.isfinite(end.unknowns).all(1)
+        fits = self._fits(start, objective, end.unknowns, valid, torch.zeros_like(end.converged))
+        # The penalty is shared by the observables as the misfit is.
+        paid = 2.0 * end.value.cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
+        return replace(fits, misfit=fits.misfit * np.maximum(paid, 1.0)[:, None])
+
+    def close(self, start: Fits, watch: Watch, iterations: int = SEARCH_ITERATIONS) -> Fits:
+        """Return fits as continuous trajectories, from fits that nearly are; infinite misfit where that fails."""
+        objective, unknowns = self.problem(start)
+        optimizer = GaussNewton(iterations=iterations)
+        report = _reporter(watch, "continuous", iterations)
+        end = minimise_round(optimizer, objective, unknowns, report)
+        linearized = objective.linearize(end.unknowns)
+        if not isinstance(linearized, ConstrainedShooting):
+            raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
+        met = linearized.worst_defect <= LARGEST_DEFECT
+        return self._fits(start, objective, end.unknowns, met, end.converged & met)
+
+    def refit(self, start: Fits, watch: Watch) -> Fits:
+        """Return the candidates fitted as continuous trajectories, from anywhere."""
+        fits = start
+        for number in range(self.rounds):
+            fits = self.bound(fits, number, watch)
+        return self.close(fits, watch)
+
+    def polish(self, start: Fits, watch: Watch) -> Fits:
+        """Return fits that were continuous already, settled for this refitter's steps and weights."""
+        return self.close(self.bound(start, self.rounds - 1, watch), watch, LAST_ITERATIONS)
+
+    def problem(self, fits: Fits) -> tuple[ShootingObjective, torch.Tensor]:
+        """Return the shooting problem of a batch of fits, and its unknowns where they stand."""
+        candidates = fits.candidates
+        filling = MaskedLibraries(
+            self._libraries, self._system.hole_inputs, candidates.supports, fits.states.device
+        )
+        ude = UDE(self._system, filling, fits.states.device)
+        weights = filling.pack(candidates.coefficients, candidates.inner)
+        theta = torch.cat([fits.coordinates, weights], dim=1)
+        objective = MultipleShooting(segment_length=1).build(ude, self._rows, self._steps)
+        return objective, objective.start(FitState(fits.states, theta))
+
+    def curvature(self, fits: Fits) -> Curvature:
+        """Return first and second derivatives of half of chi-square at continuous trajectories.
+
+        Linearised (Gauss-Newton); for noise sds as this refitter weighs by them.
+        """
+        objective, unknowns = self.problem(fits)
+        linearized = objective.linearize(unknowns)
+        filling = objective.ude.filling
+        if not isinstance(linearized, ConstrainedShooting) or not isinstance(filling, MaskedLibraries):
+            raise TypeError(
+                f"got {type(linearized).__name__} and {type(filling).__name__} for candidate laws"
+            )
+        normal = linearized.normal
+        terms, inner = filling.columns
+        return Curvature(
+            matrix=normal.fisher().cpu().numpy(),
+            gradient=torch.cat([normal.shared_gradient, normal.own_gradient.flatten(1)], dim=1).cpu().numpy(),
+            terms=np.where(terms >= 0, terms + objective.ude.n_free, -1),
+            inner=np.where(inner >= 0, inner + objective.ude.n_free, -1),
+        )
+
+    def _weighted(self, fits: Fits) -> np.ndarray:
+        """Return the squared residuals as this refitter weighs them, shape ``(B,)``."""
+        return (fits.misfit / self._factor.cpu().numpy() ** 2).sum(axis=1)
+
+    def _fits(
+        self,
+        start: Fits,
+        objective: ShootingObjective,
+        unknowns: torch.Tensor,
+        valid: torch.Tensor,
+        converged: torch.Tensor,
+    ) -> Fits:
+        state = objective.finish_nodes(unknowns)
+        ude = objective.ude
+        if not isinstance(ude.filling, MaskedLibraries):
+            raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
+        coordinates, weights = ude.split(state.theta)
+        fitted, inner = ude.filling.unpack(weights)
+        squares = (self._rows.residual(state.states) * self._factor).square().sum((1, 2))
+        misfit = torch.where(valid[:, None] & torch.isfinite(squares), squares, torch.inf)
+        return Fits(
+            Candidates(start.candidates.supports, tuple(fitted), tuple(inner), start.candidates.sources),
+            state.states,
+            coordinates,
+            misfit.cpu().numpy(),
+            converged.cpu().numpy(),
+        )
+
+
+def _reporter(watch: Watch, message: str, total: int) -> Report:
+    def report(state: AbstractState) -> None:
+        value = float(state.value.min())
+        watch(Progress("select", message, int(state.iteration), total, value))
+
+    return report

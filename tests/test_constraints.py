@@ -1,0 +1,114 @@
+"""What laws may contain."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydantic
+import pytest
+
+from sciml_discover.constraints import (
+    Constraints,
+    HoleOptions,
+    LawOptions,
+    build_constraints,
+    build_libraries,
+    excluded_terms,
+)
+from sciml_discover.errors import InputError
+from sciml_discover.library import LibraryOptions
+from tests.problems import LOTKA_VOLTERRA
+
+DEGREE2 = LibraryOptions(polynomial_degree=2)
+
+
+def constraints(options: LawOptions, excluded: list[np.ndarray] | None = None) -> Constraints:
+    libraries = build_libraries(LOTKA_VOLTERRA.system, options)
+    nothing = [np.zeros(len(library), dtype=bool) for library in libraries]
+    return build_constraints(LOTKA_VOLTERRA.system, libraries, options, excluded or nothing, 5)
+
+
+def support(*terms: int) -> np.ndarray:
+    marks = np.zeros(6, dtype=bool)
+    marks[list(terms)] = True
+    return marks
+
+
+def test_holes_with_the_same_inputs_share_a_library_unless_told_otherwise() -> None:
+    one, two = build_libraries(LOTKA_VOLTERRA.system, LawOptions(library=DEGREE2))
+    assert one is two
+    assert one.texts == ("1", "x", "y", "x**2", "x*y", "y**2")
+    own = HoleOptions(library=LibraryOptions(polynomial_degree=1))
+    one, two = build_libraries(LOTKA_VOLTERRA.system, LawOptions(library=DEGREE2, holes={"growth": own}))
+    assert (len(one), len(two)) == (6, 3)
+
+
+def test_required_and_forbidden_terms() -> None:
+    own = HoleOptions(required=("y*x",), forbidden=("1", "x**2"))
+    found = constraints(LawOptions(library=DEGREE2, holes={"predation": own}))
+    assert found.n_terms == 4 + 6
+    complete = found.complete([support(0, 1), support(0)])
+    assert complete is not None
+    np.testing.assert_array_equal(complete[0], support(1, 4))
+    np.testing.assert_array_equal(complete[1], support(0))
+    assert found.complete([support(0), support()]) is None
+    assert found.complete([support(0), support(0, 1, 2, 3, 4, 5)]) is None
+
+
+def test_signs() -> None:
+    own = HoleOptions(positive=("x*y",), negative=("x",))
+    found = constraints(LawOptions(library=DEGREE2, holes={"predation": own}))
+    coefficients = np.zeros((4, 6))
+    coefficients[0, 4], coefficients[1, 4] = 0.5, -0.5
+    coefficients[2, 1], coefficients[3, 1] = 0.5, -0.5
+    anything = -np.ones((4, 6))
+    assert found.kept([coefficients, anything]).tolist() == [True, False, False, True]
+
+
+def test_holes_that_share_a_structure() -> None:
+    found = constraints(LawOptions(library=DEGREE2, shared=(("predation", "growth"),)))
+    assert found.together(0) == (0, 1)
+    complete = found.complete([support(4), support(1)])
+    assert complete is not None
+    for part in complete:
+        np.testing.assert_array_equal(part, support(1, 4))
+    own = HoleOptions(library=LibraryOptions(polynomial_degree=1))
+    with pytest.raises(InputError, match="different candidate terms"):
+        constraints(LawOptions(library=DEGREE2, holes={"growth": own}, shared=(("predation", "growth"),)))
+
+
+def test_terms_without_a_value_on_the_data_are_left_out_and_named() -> None:
+    options = LawOptions(library=LibraryOptions(polynomial_degree=1, functions=("log",)))
+    libraries = build_libraries(LOTKA_VOLTERRA.system, options)
+    points = np.array([[1.0, 2.0], [0.5, -0.1]])
+    masks, notes = excluded_terms(libraries, [points, points], [np.zeros(5, dtype=bool)] * 2)
+    assert libraries[0].texts == ("1", "x", "y", "log(x)", "log(y)")
+    assert masks[0].tolist() == [False, False, False, False, True]
+    assert notes == ["log(y) has no finite value everywhere on the data: left out of the library"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (LawOptions(holes={"predatoin": HoleOptions()}), "Did you mean 'predation'"),
+        (LawOptions(shared=(("predation", "nobody"),)), "the hole 'nobody'"),
+        (LawOptions(library=DEGREE2, holes={"growth": HoleOptions(required=("x**3",))}), r"x\*\*3"),
+        (LawOptions(library=DEGREE2, holes={"growth": HoleOptions(forbidden=("z",))}), "the term 'z'"),
+    ],
+)
+def test_what_there_is_not_is_refused(options: LawOptions, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        constraints(options)
+
+
+def test_a_required_term_that_cannot_be_is_refused() -> None:
+    options = LawOptions(library=DEGREE2, holes={"growth": HoleOptions(required=("x",))})
+    with pytest.raises(InputError, match="the required term 'x'"):
+        constraints(options, [support(1), support(1)])
+
+
+@pytest.mark.parametrize(
+    "options", [{"required": ("x",), "forbidden": ("x",)}, {"positive": ("x",), "negative": ("x",)}]
+)
+def test_contradictions_are_refused(options: dict) -> None:
+    with pytest.raises(pydantic.ValidationError, match="'x' is both"):
+        HoleOptions(**options)
