@@ -102,7 +102,7 @@ def _wanted_terms(laws: LawOptions, hole: str, inputs: Sequence[str]) -> Iterato
             yield f"{place} extra", text
     for template in library.templates:
         for choice in itertools.product(inputs, repeat=len(PLACEHOLDERS)):
-            names = dict(zip(PLACEHOLDERS, choice, strict=True))
+            names: dict[str, str] = dict(zip(PLACEHOLDERS, choice, strict=True))
             text = re.sub(r"\b\w+\b", lambda word, names=names: names.get(word[0], word[0]), template)
             yield f"{place} templates", text
 
