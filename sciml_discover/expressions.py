@@ -120,13 +120,16 @@ def check_name(name: str, *, where: str) -> None:
         )
 
 
-def check_expression(text: str, names: Collection[str], *, where: str) -> frozenset[str]:
+def check_expression(
+    text: str, names: Collection[str], *, where: str, exponents: Collection[str] = ()
+) -> frozenset[str]:
     """Return the names that ``text`` uses, after checking that it is safe and complete.
 
     Args:
         text: an expression such as ``"alpha*hare - predation"``.
         names: the names that it may use; functions and constants are always known.
         where: the place that an error message points at.
+        exponents: those of the names that may be the exponent of another name, as in ``x**n``.
 
     Raises:
         InputError: at the first thing that is not allowed, with its column.
@@ -135,7 +138,7 @@ def check_expression(text: str, names: Collection[str], *, where: str) -> frozen
         >>> sorted(check_expression("alpha*x - sin(x)/2", ["alpha", "x", "y"], where="equation"))
         ['alpha', 'x']
     """
-    return _Checker(text, names, where).check(syntax_tree(text, where))
+    return _Checker(text, names, where, exponents).check(syntax_tree(text, where))
 
 
 def names_used(text: str, *, where: str) -> frozenset[str]:
