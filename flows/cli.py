@@ -50,13 +50,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-class ExportFormat(StrEnum):
-    """What a law can be written as."""
+class Language(StrEnum):
+    """What a law can be exported to."""
 
-    latex = "latex"
     python = "python"
     julia = "julia"
     c = "c"
+    latex = "latex"
     json = "json"
 
 
@@ -190,14 +190,33 @@ def list_command(
 @exits
 def export(
     run: RunName,
-    format: Annotated[ExportFormat, typer.Option("--format", help="What to write it as.")],
-    out: OutFolder = Path("runs"),
+    to: Annotated[Language, typer.Option("--to", help="The language to write it in.")],
+    law: Annotated[
+        int, typer.Option("--law", min=0, metavar="N", help="0: the choice; 1 and up: its alternatives.")
+    ] = 0,
+    file: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write it; stdout if not given.")
+    ] = None,
+    runs: Annotated[Path, typer.Option("--runs", help="The folder of all runs.")] = Path("runs"),
 ) -> int:
-    """Print the law of a run as LaTeX, as code, or as JSON."""
-    from sciml_discover.export import export_law
+    """Write a law of a run as Python, Julia, C, LaTeX or JSON."""
+    from sciml_discover.exports import export_law
     from sciml_discover.run_folders import find_run
 
-    sys.stdout.write(export_law(find_run(run, out), format).rstrip("\n") + "\n")
+    text = export_law(find_run(run, runs), to, law)
+    if file is None:
+        sys.stdout.write(text)
+        return 0
+    from sciml_discover.errors import InputError
+
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"a file that cannot be written ({error.strerror})",
+            where=f"--out {file}",
+            expected="a file in a folder that exists",
+        ) from error
     return 0
 
 

@@ -50,6 +50,8 @@ def launch(
     out = writable_folder(out)
     run_id = new_run_id(loaded.name)
     missing = stages_to_make(bench, store_in(out), from_stage)
+    if missing:
+        _ = bench.units  # wrong units are told before a server starts
 
     def prepare() -> None:
         if missing and not missing[0].inputs:

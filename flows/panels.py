@@ -155,14 +155,20 @@ def _numbers(result: DiscoveryResult) -> Table:
     for hole, law in result.missing.items():
         for term in law.terms:
             label, snapped = Text(f"{hole}: {term.term}"), f"≈ {term.snapped}" if term.snapped else ""
-            estimate = with_error(term.coefficient, term.stderr)
+            estimate = Text(_in_unit(with_error(term.coefficient, term.stderr), term.unit), overflow="fold")
             table.add_row(label, estimate, interval(term.interval95), snapped)
+            for name, inner in term.parameters.items():
+                value = Text(_in_unit(with_error(inner.value, inner.stderr), inner.unit), overflow="fold")
+                table.add_row(Text(f"{hole}: {name} in {term.term}"), value, interval(inner.interval95), "")
     for name, parameter in result.parameters.items():
         note = "fixed" if parameter.fixed else "" if parameter.identifiable else "not identifiable"
-        unit = f" {parameter.unit}" if parameter.unit else ""
-        value = f"{with_error(parameter.value, parameter.stderr)}{unit}"
+        value = _in_unit(with_error(parameter.value, parameter.stderr), parameter.unit)
         table.add_row(Text(name), Text(value), interval(parameter.interval95), note)
     return table
+
+
+def _in_unit(number: str, unit: str | None) -> str:
+    return number if unit in (None, "1") else f"{number} {unit}"
 
 
 def _errors(result: DiscoveryResult) -> Table:
@@ -179,10 +185,10 @@ def _errors(result: DiscoveryResult) -> Table:
 
 def _rivals(rivals: Sequence[Alternative]) -> Text:
     text = Text(f"The data cannot tell it from {len(rivals)} other law{'s' if len(rivals) > 1 else ''}:")
-    for rival in rivals:
+    for place, rival in enumerate(rivals, 1):
         law = "; ".join(f"{hole} = {expression}" for hole, expression in rival.missing.items())
         holdout = "" if rival.holdout_error is None else f", hold-out {number(rival.holdout_error)}"
-        text.append(f"\n  {law}   (criterion +{number(rival.delta)}{holdout})")
+        text.append(f"\n  {place}. {law}   (criterion +{number(rival.delta)}{holdout})")
     return text
 
 

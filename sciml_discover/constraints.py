@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,8 @@ import pydantic
 
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError, did_you_mean
-from sciml_discover.library import Library, LibraryOptions, build_library
+from sciml_discover.expressions import check_expression
+from sciml_discover.library import PLACEHOLDERS, Library, LibraryOptions, build_library
 
 if TYPE_CHECKING:
     from sciml_discover.system import System
@@ -109,21 +110,62 @@ class Constraints:
         )
 
 
+def check_law_options(options: LawOptions, missing: Mapping[str, Sequence[str]]) -> None:
+    """Refuse names of holes and texts of terms that cannot be meant, without computing anything.
+
+    Args:
+        options: what is known of the laws.
+        missing: the inputs of every hole, by its name.
+
+    Raises:
+        InputError: at the first one.
+    """
+    for name in [*options.holes, *(name for group in options.shared for name in group)]:
+        if name not in missing:
+            raise InputError(
+                f"the hole {name!r}",
+                where="[regress]",
+                expected="a missing term",
+                do=did_you_mean(name, missing),
+            )
+    _check_library(options.library, list(missing.values()), "[regress.library]")
+    for name, own in options.holes.items():
+        if own.library is not None:
+            _check_library(own.library, [missing[name]], f"[regress.holes.{name}.library]")
+
+
+def _check_library(options: LibraryOptions, holes: Sequence[Sequence[str]], where: str) -> None:
+    every = sorted({name for inputs in holes for name in inputs})
+    for name in options.inner:
+        if name in every:
+            raise InputError(
+                f"an inner parameter called {name!r}",
+                where=f"{where} inner",
+                expected="a name that is no input",
+            )
+    for text in options.extra:
+        names = [*every, *options.inner]
+        used = check_expression(text, names, where=f"{where} extra", exponents=options.inner)
+        if not any(used <= {*inputs, *options.inner} for inputs in holes):
+            raise InputError(
+                f"{text!r}, which mixes inputs of different holes",
+                where=f"{where} extra",
+                expected="a term in the inputs of one hole of [system.missing]",
+                do="Give that hole all the inputs that the term needs.",
+            )
+    for text in options.templates:
+        check_expression(
+            text, [*PLACEHOLDERS, *options.inner], where=f"{where} templates", exponents=options.inner
+        )
+
+
 def build_libraries(system: System, options: LawOptions) -> list[Library]:
     """Return the library of every hole; holes with the same inputs and options have the same one.
 
     Raises:
         InputError: a hole in the options is none of the system's, or a term cannot be parsed.
     """
-    names = [hole.name for hole in system.missing]
-    for name in [*options.holes, *(name for group in options.shared for name in group)]:
-        if name not in names:
-            raise InputError(
-                f"the hole {name!r}",
-                where="[regress]",
-                expected="a missing term",
-                do=did_you_mean(name, names),
-            )
+    check_law_options(options, {hole.name: hole.inputs for hole in system.missing})
     made: list[tuple[tuple[str, ...], LibraryOptions, Library]] = []
     libraries = []
     for hole in system.missing:

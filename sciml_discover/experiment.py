@@ -16,8 +16,8 @@ from typing import Any
 import pydantic
 
 from sciml_discover.base import Options
+from sciml_discover.constraints import check_law_options
 from sciml_discover.errors import InputError, did_you_mean
-from sciml_discover.expressions import check_expression
 from sciml_discover.option_errors import name_file, to_input_error
 from sciml_discover.readers import DataOptions
 from sciml_discover.regressors import RegressOptions
@@ -61,16 +61,7 @@ class Experiment(Options):
                 expected="at least one hole to fill",
                 do='Add one, such as interaction = ["x", "y"], and use it in [system.equations].',
             )
-        every = sorted({name for inputs in self.system.missing.values() for name in inputs})
-        for text in self.regress.library.extra:
-            used = check_expression(text, every, where="[regress.library] extra")
-            if not any(used <= set(inputs) for inputs in self.system.missing.values()):
-                raise InputError(
-                    f"{text!r}, which mixes inputs of different holes",
-                    where="[regress.library] extra",
-                    expected="a term in the inputs of one hole of [system.missing]",
-                    do="Give that hole all the inputs that the term needs.",
-                )
+        check_law_options(self.regress, self.system.missing)
         self._check_extrapolation()
         return self
 

@@ -120,13 +120,16 @@ def check_name(name: str, *, where: str) -> None:
         )
 
 
-def check_expression(text: str, names: Collection[str], *, where: str) -> frozenset[str]:
+def check_expression(
+    text: str, names: Collection[str], *, where: str, exponents: Collection[str] = ()
+) -> frozenset[str]:
     """Return the names that ``text`` uses, after checking that it is safe and complete.
 
     Args:
         text: an expression such as ``"alpha*hare - predation"``.
         names: the names that it may use; functions and constants are always known.
         where: the place that an error message points at.
+        exponents: those of the names that may be the exponent of another name, as in ``x**n``.
 
     Raises:
         InputError: at the first thing that is not allowed, with its column.
@@ -135,7 +138,7 @@ def check_expression(text: str, names: Collection[str], *, where: str) -> frozen
         >>> sorted(check_expression("alpha*x - sin(x)/2", ["alpha", "x", "y"], where="equation"))
         ['alpha', 'x']
     """
-    return _Checker(text, names, where).check(_tree(text, where))
+    return _Checker(text, names, where, exponents).check(syntax_tree(text, where))
 
 
 def names_used(text: str, *, where: str) -> frozenset[str]:
@@ -148,7 +151,7 @@ def names_used(text: str, *, where: str) -> frozenset[str]:
         >>> sorted(names_used("sin(x)/(1 + k*y)", where="term"))
         ['k', 'x', 'y']
     """
-    names = {node.id for node in ast.walk(_tree(text, where)) if isinstance(node, ast.Name)}
+    names = {node.id for node in ast.walk(syntax_tree(text, where)) if isinstance(node, ast.Name)}
     return frozenset(names - FUNCTIONS.keys() - CONSTANTS)
 
 
@@ -173,7 +176,7 @@ def parse_expression(
         >>> parse_expression("2*x**0.5 + x*(-3)", ["x"], where="equation")
         2*sqrt(x) - 3*x
     """
-    tree = _tree(text, where)
+    tree = syntax_tree(text, where)
     _Checker(text, names, where, exponents).check(tree)
     expression = sympy.sympify(_build(tree))
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
@@ -216,8 +219,14 @@ def _refuse(text: str, column: int, found: str, where: str, expected: str, do: s
     raise InputError(f"{found} at column {column + 1} of {quoted!r}", where=where, expected=expected, do=do)
 
 
-def _tree(text: str, where: str) -> ast.expr:
-    """Return the syntax tree of a text made of nothing but the allowed tokens."""
+def syntax_tree(text: str, where: str) -> ast.expr:
+    """Return the syntax tree of a text made of nothing but the allowed tokens.
+
+    What the names mean, and whether the tree is arithmetic, is not looked at: see `check_expression`.
+
+    Raises:
+        InputError: if the text is too long, or has another character, or is no expression of Python.
+    """
     if len(text) > MAX_LENGTH:
         raise InputError(
             f"an expression of {len(text)} characters",
@@ -355,7 +364,7 @@ class _Checker:
         """Refuse numbers that no float can hold."""
         if isinstance(node.value, bool) or not isinstance(node.value, (int, float)):
             self.refuse(node, f"{node.value!r}", "a number")
-        if _constant(node) is None:
+        if exact_number(node) is None:
             self.refuse(node, "a number too large", "a finite number")
 
     def check_known(self, node: ast.Name) -> None:
@@ -379,7 +388,7 @@ class _Checker:
         if names is not None and names[1] in self.exponents:
             self.used.add(names[1])
             return power
-        exponent = _constant(node.right)
+        exponent = exact_number(node.right)
         if exponent is None or abs(exponent) > MAX_EXPONENT:
             self.refuse(
                 node.right,
@@ -387,7 +396,7 @@ class _Checker:
                 f"a number between -{MAX_EXPONENT} and {MAX_EXPONENT}",
                 "" if exponent is not None else "A power with a variable exponent is exp(n*log(x)).",
             )
-        base = _constant(node.left)
+        base = exact_number(node.left)
         if base == 0 and exponent <= 0:
             self.refuse(node, "a power of zero without a value", "a base that is not zero")
         total = power * max(abs(exponent), Fraction(1))
@@ -422,7 +431,7 @@ def _names_of_power(node: ast.BinOp) -> tuple[str, str] | None:
     return None
 
 
-def _constant(node: ast.expr) -> Fraction | None:
+def exact_number(node: ast.expr) -> Fraction | None:
     """Return the exact value of a number, a signed number or a quotient of two; otherwise None."""
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)):
         try:
@@ -432,12 +441,12 @@ def _constant(node: ast.expr) -> Fraction | None:
         # The decimal digits, not the binary float: 0.1 is one tenth.
         return Fraction(repr(node.value)) if finite else None
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.UAdd, ast.USub)):
-        value = _constant(node.operand) if isinstance(node.operand, (ast.Constant, ast.BinOp)) else None
+        value = exact_number(node.operand) if isinstance(node.operand, (ast.Constant, ast.BinOp)) else None
         return -value if value is not None and isinstance(node.op, ast.USub) else value
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
         sides = (node.left, node.right)
         if all(isinstance(side, (ast.Constant, ast.UnaryOp)) for side in sides):
-            top, bottom = (_constant(side) for side in sides)
+            top, bottom = (exact_number(side) for side in sides)
             return top / bottom if top is not None and bottom else None
     return None
 
@@ -455,7 +464,7 @@ def _value(node: ast.expr, values: dict[ast.expr, float | None]) -> float | None
         value, name = values[node.args[0]], node.func.id
         return None if value is None else float(abs(value) if name == "abs" else getattr(math, name)(value))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        base, exponent = values[node.left], _constant(node.right)
+        base, exponent = values[node.left], exact_number(node.right)
         return None if base is None or exponent is None else math.pow(base, float(exponent))
     if isinstance(node, ast.BinOp):
         left, right = values[node.left], values[node.right]
@@ -481,7 +490,7 @@ def _build(node: ast.expr) -> sympy.Expr:
         names = _names_of_power(node)
         if names is not None:
             return symbol(names[0]) ** symbol(names[1])
-        return _power(_build(node.left), _constant(node.right) or Fraction(0))
+        return _power(_build(node.left), exact_number(node.right) or Fraction(0))
     return _build_chain(node)
 
 

@@ -393,17 +393,9 @@ def _add(
 def _instances(template: str, inputs: Sequence[str], inner: Mapping[str, InnerOptions]) -> list[str]:
     """Return a template with every input in the place of ``input``, and of ``other``."""
     where = "[regress.library] templates"
-    check = names_used(template, where=where)
-    unknown = check - {*PLACEHOLDERS, *inner}
-    if unknown:
-        raise InputError(
-            f"a template {template!r} with the name {sorted(unknown)[0]!r}",
-            where=where,
-            expected="only input, other and the names in [regress.library.inner]",
-            do="Declare inner parameters, such as inner = { K = {} }; terms in named inputs go into extra.",
-        )
+    used = names_used(template, where=where)
     expression = parse_expression(template, [*PLACEHOLDERS, *inner], where=where, exponents=inner)
-    others = inputs if "other" in check else ("",)
+    others = inputs if "other" in used else ("",)
     texts = []
     for one, other in product(inputs, others):
         renaming = {symbol("input"): symbol(one), symbol("other"): symbol(other or one)}

@@ -6,6 +6,7 @@ This module imports sympy at once; whoever must stay light imports it inside a f
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import sympy
@@ -13,7 +14,7 @@ from sympy.printing.c import C99CodePrinter
 from sympy.printing.conventions import split_super_sub
 from sympy.printing.latex import LatexPrinter, greek_letters_set, latex_escape, tex_greek_dictionary
 from sympy.printing.mathml import MathMLPresentationPrinter
-from sympy.printing.pycode import PythonCodePrinter
+from sympy.printing.numpy import NumPyPrinter
 from sympy.printing.str import StrPrinter
 
 # Words multiplied need a thin space between them; a minus sign is not a hyphen; e is a letter.
@@ -26,12 +27,19 @@ _MATHML = {
     "<mi>&pi;</mi>": "<mi>&#960;</mi>",
 }
 
+LONGEST_INTEGER = 2**31
+"""Integers from here on are written as floats: a language may have no integers as long."""
+
 # Brackets around nothing high: those that can stretch take more room than they need.
 _LOW_BRACKETS = re.compile(r"<mo>\(</mo>((?:(?!<mo>\(|<mfrac>).)*?)<mo>\)</mo>")
 
 
-def print_latex(expression: sympy.Basic) -> str:
+def print_latex(expression: sympy.Basic, texts: Mapping[str, str] | None = None) -> str:
     r"""Return an expression as LaTeX.
+
+    Args:
+        expression: what to print.
+        texts: what symbols of these names are printed as, instead of as their names.
 
     Example:
         >>> from sciml_discover.expressions import parse_expression
@@ -40,7 +48,7 @@ def print_latex(expression: sympy.Basic) -> str:
         \alpha \, \mathrm{hare} - 0.9 \, \mathrm{hare} \, \mathrm{lynx}
     """
     symbols = expression.atoms(sympy.Symbol)
-    names = {free: latex_name(free.name) for free in symbols}
+    names = {free: (texts or {}).get(free.name) or latex_name(free.name) for free in symbols}
     return _Latex({"symbol_names": names, "mul_symbol": r" \, "}).doprint(expression)
 
 
@@ -118,26 +126,37 @@ class _MathML(_Ordered, MathMLPresentationPrinter):
     """Presentation MathML."""
 
 
-class _ExactFloats(_Ordered):
-    """Code in which no digit is lost: sympy would print 15 of the 17 that a double may need."""
+class _ExactNumbers(_Ordered):
+    """Code in which no digit is lost (sympy would print 15 of the 17 that a double may need), and integers fit."""
 
     def _print_Float(self, flt: Any) -> str:
         return repr(float(flt))
 
+    def _print_Integer(self, expr: Any) -> str:
+        return str(int(expr)) if abs(int(expr)) < LONGEST_INTEGER else repr(float(expr))
 
-class _Python(_ExactFloats, PythonCodePrinter):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Python, with the functions of the ``math`` module."""
+
+class _Python(_ExactNumbers, NumPyPrinter):  # pyright: ignore[reportIncompatibleMethodOverride]
+    """Python, with the functions of ``numpy``: outside their domain they are NaN, as where the law was judged."""
 
 
-class _C(_ExactFloats, C99CodePrinter):
+class _C(_ExactNumbers, C99CodePrinter):
     """C99."""
 
+    def _print_Pow(self, expr: Any) -> str:
+        if expr.exp == sympy.Rational(1, 3):  # cbrt has another value below zero than the power
+            return f"pow({self._print(expr.base)}, 1.0/3.0)"
+        return super()._print_Pow(expr)
 
-class _Julia(_ExactFloats, StrPrinter):  # pyright: ignore[reportIncompatibleMethodOverride]
+
+class _Julia(_ExactNumbers, StrPrinter):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Julia for scalars, which reads what sympy writes, but for the power and the absolute value."""
 
     def _print_Abs(self, expr: Any) -> str:
         return f"abs({self._print(expr.args[0])})"
+
+    def _print_Rational(self, expr: Any) -> str:
+        return f"{self._print(sympy.Integer(expr.p))}/{self._print(sympy.Integer(expr.q))}"
 
     def doprint(self, expr: Any) -> str:
         return super().doprint(expr).replace("**", "^")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     from sciml_discover.system import System
 else:
     torch = lazy_import("torch")
+
+MOST_NUMBERS = 5_000_000
+"""Sensitivities that are held at a time; larger batches are fitted in parts."""
+
+SMALLEST_PART = 48
+"""Fewer candidates of one length are fitted together with longer ones."""
 
 FIRST_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 20, 40
 
@@ -210,6 +216,9 @@ class Refitter:
             number: of the round, less than `rounds`.
             watch: called with the progress of every iteration.
         """
+        return self._in_parts(start, lambda part: self._bound(part, number, watch))
+
+    def _bound(self, start: Fits, number: int, watch: Watch) -> Fits:
         objective, unknowns = self.problem(start)
         current: AbstractObjective | None = objective.first_round(GaussNewton.order)
         for _ in range(number):
@@ -227,6 +236,9 @@ class Refitter:
 
     def close(self, start: Fits, watch: Watch, iterations: int = SEARCH_ITERATIONS) -> Fits:
         """Return fits as continuous trajectories, from fits that nearly are; infinite misfit where that fails."""
+        return self._in_parts(start, lambda part: self._close(part, watch, iterations))
+
+    def _close(self, start: Fits, watch: Watch, iterations: int) -> Fits:
         objective, unknowns = self.problem(start)
         optimizer = GaussNewton(iterations=iterations)
         report = _reporter(watch, "continuous", iterations)
@@ -236,6 +248,25 @@ class Refitter:
             raise TypeError(f"got {type(linearized).__name__}, expected a constrained linearization")
         met = linearized.worst_defect <= LARGEST_DEFECT
         return self._fits(start, objective, end.unknowns, met, end.converged & met)
+
+    def _in_parts(self, start: Fits, fit: Callable[[Fits], Fits]) -> Fits:
+        """Return what ``fit`` makes of a batch: laws of like length together, and not too many at a time.
+
+        Every law has room for as many terms as the longest beside it, and pays for it.
+        """
+        length = np.max([support.sum(axis=1) for support in start.candidates.supports], axis=0)
+        order = np.argsort(length, kind="stable")
+        borders = [k for k in range(1, len(order)) if length[order[k]] > length[order[k - 1]]]
+        parts = []
+        for group in _joined(np.split(order, borders), SMALLEST_PART):
+            columns = 2 * self._system.dimension + start.coordinates.shape[1]
+            columns += len(start.candidates.supports) * int(length[group[-1]])
+            most = max(1, int(MOST_NUMBERS / (start.states[0].numel() * columns)))
+            parts += np.array_split(group, -(-len(group) // most))
+        if len(parts) == 1:
+            return fit(start)
+        fits = Fits.join([fit(start.take(part)) for part in parts])
+        return fits.take(np.argsort(np.concatenate(parts), kind="stable"))
 
     def refit(self, start: Fits, watch: Watch) -> Fits:
         """Return the candidates fitted as continuous trajectories, from anywhere."""
@@ -308,6 +339,17 @@ class Refitter:
             misfit.cpu().numpy(),
             converged.cpu().numpy(),
         )
+
+
+def _joined(groups: Sequence[np.ndarray], smallest: int) -> list[np.ndarray]:
+    """Return groups joined with the next one where they are too small to be worth a batch of their own."""
+    joined: list[np.ndarray] = []
+    for group in groups:
+        if joined and min(len(joined[-1]), len(group)) < smallest:
+            joined[-1] = np.append(joined[-1], group)
+        else:
+            joined.append(group)
+    return joined
 
 
 def _reporter(watch: Watch, message: str, total: int) -> Report:

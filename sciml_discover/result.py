@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from sciml_discover.readers import PreparedData
     from sciml_discover.scores import Metrics
     from sciml_discover.selection import RankedLaws
+    from sciml_discover.system import SystemOptions
     from sciml_discover.training import TrainingResult
     from sciml_discover.trajectories import Trajectory
+    from sciml_discover.units import TermUnits, UnitTable
     from sciml_discover.validation import ModelScore, TruthComparison, ValidationReport
 
 SCHEMA_FILE = Path(__file__).with_name("result.schema.json")
@@ -85,7 +87,7 @@ class ParameterEstimate(Record):
     interval95: tuple[float, float] | None
     """95 % interval, conditional on the structure of the law."""
     unit: str | None
-    """Unit of the value, if the experiment states one."""
+    """Unit of the value: as the experiment states it, or as it follows from the equations; null where neither does."""
     fixed: bool
     """Whether the experiment fixes it instead of learning it."""
     identifiable: bool
@@ -113,7 +115,7 @@ class TermEstimate(Record):
     term: str
     """The term as text, in the names of the experiment."""
     coefficient: float | None
-    """Its coefficient in full precision."""
+    """Its coefficient in full precision, in `unit`."""
     stderr: float | None
     """Standard error, conditional on the structure of the law; null where the data do not determine it."""
     interval95: tuple[float, float] | None
@@ -125,6 +127,8 @@ class TermEstimate(Record):
     says, `exp(-criterion/2)`; null for laws other than the choice."""
     parameters: dict[str, ParameterEstimate]
     """Numbers inside the term, such as a half-saturation; empty for a plain library term."""
+    unit: str | None = None
+    """Unit of the coefficient: that of the missing term over that of the term; null where the units are not known."""
 
 
 class MissingLaw(Record):
@@ -136,6 +140,42 @@ class MissingLaw(Record):
     """The law as text, every number in full precision."""
     terms: tuple[TermEstimate, ...]
     """Its terms."""
+
+
+class InitialState(Record):
+    """Where the refitted law starts on one trajectory."""
+
+    time: float
+    """Time of the first row."""
+    values: dict[str, float | None]
+    """Value per state."""
+
+
+class Covariance(Record):
+    """How the errors of the numbers of a law hang together, conditional on its structure."""
+
+    names: tuple[str, ...]
+    """The learnt parameters by name, then of each hole the coefficients as `hole: term` and the numbers inside terms as
+    `hole: name in term`."""
+    values: tuple[tuple[float | None, ...], ...]
+    """One row per name; null where the data do not determine a number."""
+
+
+class LawRecord(Record):
+    """A law in full, with the numbers refitted with it."""
+
+    equations: dict[str, str]
+    """Right-hand side per state as text, digits following the errors."""
+    equations_full: dict[str, str]
+    """Right-hand side per state as text, every number in full precision."""
+    parameters: dict[str, ParameterEstimate]
+    """Physical parameters."""
+    missing: dict[str, MissingLaw]
+    """What stands in each hole."""
+    initial_states: dict[str, InitialState]
+    """Initial state per training trajectory."""
+    covariance: Covariance
+    """Of its numbers."""
 
 
 class MetricSet(Record):
@@ -196,6 +236,8 @@ class Alternative(Record):
     """Number of terms over all holes."""
     source: str
     """Who proposed it."""
+    law: LawRecord | None = None
+    """All of it, as the choice is described at the top level."""
 
 
 class Selection(Record):
@@ -262,15 +304,6 @@ class NoiseLevel(Record):
     """Smallest standard deviation of noise in proportion to each value, in the unit of the observable."""
     estimated: bool
     """Whether the data had to say it."""
-
-
-class InitialState(Record):
-    """Where the refitted law starts on one trajectory."""
-
-    time: float
-    """Time of the first row."""
-    values: dict[str, float | None]
-    """Value per state."""
 
 
 class TrajectorySummary(Record):
@@ -341,6 +374,12 @@ class DiscoveryResult(Record):
     """Physical parameters as refitted with the law."""
     missing: dict[str, MissingLaw] = {}
     """What was found in each hole."""
+    covariance: Covariance | None = None
+    """How the errors of the law's numbers hang together."""
+    known: dict[str, str] = {}
+    """Right-hand side per state as the experiment states it, with the names of parameters and missing terms."""
+    units: dict[str, str] = {}
+    """Units of states, controls, holes, observables, and of time as `t`: stated, or following from the equations."""
     initial_states: dict[str, InitialState] = {}
     """Initial state per training trajectory, as refitted with the law."""
     metrics: Scores = Scores(train=None, holdout=None, extrapolation=None)
@@ -429,10 +468,13 @@ def assemble_result(
     seconds: Mapping[str, float],
     cached: Mapping[str, bool],
     versions: Mapping[str, str],
+    system: SystemOptions,
+    units: UnitTable,
     report: str | None = "report.html",
 ) -> DiscoveryResult:
     """Return the result of a finished run, from the artifacts of its stages."""
-    law = laws.laws[0]
+    trajectories = data.train.trajectories
+    choice = _law(laws.laws[0], trajectories, units)
     return DiscoveryResult.model_validate(
         {
             "id": run_id,
@@ -450,22 +492,13 @@ def assemble_result(
                 )
                 for reason in validation.reasons
             ),
-            "equations": law.equations,
-            "equations_full": law.equations_full,
+            **dict(choice),
+            "known": {name: system.equations[name] for name in system.states},
             "controls": data.train.controls,
-            "parameters": {name: _parameter(parameter) for name, parameter in law.parameters.items()},
-            "missing": {
-                hole: MissingLaw(
-                    expression=law.expressions[hole],
-                    expression_full=law.expressions_full[hole],
-                    terms=tuple(_term(term) for term in terms),
-                )
-                for hole, terms in law.missing.items()
-            },
-            "initial_states": _initial_states(law, data.train.trajectories),
+            "units": {name: text for name, text in units.names.items() if name not in choice.parameters},
             "metrics": _scores(validation.law),
             "alternatives": tuple(
-                _alternative(other, rival=rank <= laws.n_rivals, holdout_error=error)
+                _alternative(other, _law(other, trajectories, units), rank <= laws.n_rivals, error)
                 for rank, (other, error) in enumerate(zip(laws.laws, validation.rivals_holdout, strict=True))
                 if rank > 0
             ),
@@ -560,18 +593,50 @@ def _finite_values(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: _finite(value) for name, value in values.items()}
 
 
-def _parameter(parameter: LawParameter) -> ParameterEstimate:
+def _law(law: Law, trajectories: Iterable[Trajectory], units: UnitTable) -> LawRecord:
+    return LawRecord(
+        equations=law.equations,
+        equations_full=law.equations_full,
+        parameters={
+            name: _parameter(parameter, units.names.get(name)) for name, parameter in law.parameters.items()
+        },
+        missing={
+            hole: MissingLaw(
+                expression=law.expressions[hole],
+                expression_full=law.expressions_full[hole],
+                terms=tuple(_term(term, units.of_term(hole, term.term)) for term in terms),
+            )
+            for hole, terms in law.missing.items()
+        },
+        initial_states=_initial_states(law, trajectories),
+        covariance=_covariance(law),
+    )
+
+
+def _covariance(law: Law) -> Covariance:
+    """Return the covariance without the initial states, which stand last in that of the fit."""
+    names = [name for name, parameter in law.parameters.items() if not parameter.fixed]
+    for hole, terms in law.missing.items():
+        names += [f"{hole}: {term.term}" for term in terms]
+        names += [f"{hole}: {name} in {term.term}" for term in terms for name in term.inner]
+    block = law.covariance[: len(names), : len(names)]
+    return Covariance(
+        names=tuple(names), values=tuple(tuple(_finite(value) for value in row) for row in block.tolist())
+    )
+
+
+def _parameter(parameter: LawParameter, derived_unit: str | None) -> ParameterEstimate:
     return ParameterEstimate(
         value=_finite(parameter.estimate.value),
         stderr=_finite(parameter.estimate.stderr),
         interval95=_finite_pair(parameter.estimate.interval95),
-        unit=parameter.unit,
+        unit=parameter.unit or derived_unit,
         fixed=parameter.fixed,
         identifiable=parameter.identifiable,
     )
 
 
-def _term(term: LawTerm) -> TermEstimate:
+def _term(term: LawTerm, units: TermUnits) -> TermEstimate:
     return TermEstimate(
         term=term.term,
         coefficient=_finite(term.coefficient.value),
@@ -581,15 +646,16 @@ def _term(term: LawTerm) -> TermEstimate:
         inclusion=term.inclusion,
         parameters={
             name: ParameterEstimate(
-                value=_finite(estimate.value),
-                stderr=_finite(estimate.stderr),
-                interval95=_finite_pair(estimate.interval95),
-                unit=None,
+                value=_finite(inner.value),
+                stderr=_finite(inner.stderr),
+                interval95=_finite_pair(inner.interval95),
+                unit=units.inner.get(name),
                 fixed=False,
-                identifiable=estimate.stderr is not None,
+                identifiable=inner.stderr is not None,
             )
-            for name, estimate in term.inner.items()
+            for name, inner in term.inner.items()
         },
+        unit=units.coefficient,
     )
 
 
@@ -638,7 +704,7 @@ def _scores(score: ModelScore) -> Scores:
     )
 
 
-def _alternative(law: Law, *, rival: bool, holdout_error: float | None) -> Alternative:
+def _alternative(law: Law, record: LawRecord, rival: bool, holdout_error: float | None) -> Alternative:
     return Alternative(
         missing=law.expressions,
         missing_full=law.expressions_full,
@@ -650,6 +716,7 @@ def _alternative(law: Law, *, rival: bool, holdout_error: float | None) -> Alter
         holdout_error=_finite(holdout_error),
         complexity=law.complexity,
         source=law.source,
+        law=record,
     )
 
 

@@ -180,6 +180,7 @@ class Run:
     def finish(self) -> DiscoveryResult:
         """Write the result of a run whose every stage is done, and return it."""
         self._current = "result"
+        report = self._value("report", RenderedReport)
         result = assemble_result(
             run_id=self.id,
             created=self.created,
@@ -194,8 +195,9 @@ class Run:
             seconds=self._seconds(),
             cached=self._cached(),
             versions=library_versions(),
+            system=self.loaded.experiment.system,
+            units=report.units,
         )
-        report = self._value("report", RenderedReport)
         write_atomically(self.folder / "report.html", report.html.encode())
         self._write(result)
         return result

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pydantic
@@ -13,6 +14,9 @@ from sciml_discover.constraints import Constraints
 from sciml_discover.library import Library
 from sciml_discover.moves import neighbours
 from sciml_discover.refit import Fits, Refitter
+
+if TYPE_CHECKING:
+    import torch
 
 LEADERS = 24
 """Candidates that are refitted to the end whatever their bounds, so that there is something to compare with."""
@@ -50,6 +54,8 @@ class LawSearch:
         options: how far to go.
         delta: how much worse than the best a law of interest may be.
         watch: called with the progress.
+        starts: coordinates of the free parameters that the first leaders are fitted from as well, shape
+            ``(starts, n_free)``.
         tried: how many candidates were fitted.
     """
 
@@ -61,6 +67,7 @@ class LawSearch:
     options: SearchOptions
     delta: float
     watch: Watch
+    starts: torch.Tensor
     tried: int = 0
     _known: set[bytes] = field(default_factory=set)
 
@@ -68,7 +75,7 @@ class LawSearch:
         """Return all laws that were refitted to the end, in no order.
 
         Args:
-            seeds: candidates that have not begun; one candidate may be there with several starts.
+            seeds: candidates that have not begun; one candidate may be there with several starts of its own numbers.
         """
         pool = self._compete(seeds, None)
         if not len(self._order(pool)):
@@ -124,7 +131,7 @@ class LawSearch:
             leaders = order[:LEADERS].tolist()
             leaders += [int(i) for size in np.unique(sizes) for i in order[sizes[order] == size][:PER_SIZE]]
             leaders = list(dict.fromkeys(leaders))
-            pool = self._finish(first.take(np.array(leaders)), np.inf)
+            pool = self._finish(self._from_all_starts(first.take(np.array(leaders))), np.inf)
             done = [pool]
         else:
             leaders, done = [], []
@@ -134,6 +141,17 @@ class LawSearch:
         if len(rest) or not done:
             done.append(self._finish(first.take(rest), limit))
         return Fits.join(done)
+
+    def _from_all_starts(self, fits: Fits) -> Fits:
+        """Return lower bounds of leaders, each from where its free parameters start best."""
+        if not self.refitter.rounds:
+            return fits
+        several = [fits]
+        for start in self.starts:
+            moved = replace(fits, coordinates=start.expand_as(fits.coordinates))
+            several.append(self.refitter.bound(moved, 0, self.watch))
+        joined = Fits.join(several)
+        return joined.take(_one_each(joined.candidates.keys, self.rank(joined)))
 
     def _finish(self, fits: Fits, limit: float) -> Fits:
         """Return continuous fits of those candidates whose lower bound stays under a limit."""
@@ -163,4 +181,4 @@ def _one_each(keys: Sequence[bytes], values: np.ndarray) -> np.ndarray:
 def _scaled(fits: Fits, chi_square: np.ndarray) -> Fits:
     """Return fits with their misfit scaled to another chi-square."""
     factor = chi_square / np.maximum(fits.chi_square, 1e-300)
-    return Fits(fits.candidates, fits.states, fits.coordinates, fits.misfit * factor[:, None], fits.converged)
+    return replace(fits, misfit=fits.misfit * factor[:, None])

@@ -71,7 +71,7 @@ class SelectOptions(Options):
 
     candidates: pydantic.PositiveInt = 200
     """Most combinations of the regressors' proposals that are refitted through the ODE."""
-    exhaustive: pydantic.NonNegativeInt = 1000
+    exhaustive: pydantic.NonNegativeInt = 600
     """All laws of one term for each hole, and longer ones, are refitted too, as far as there are no more than this."""
     most_terms: pydantic.PositiveInt = 5
     """Longest laws, in terms per hole; longer ones fit anything and explain nothing."""
@@ -167,9 +167,10 @@ def select(
         options.search,
         options.rival_delta,
         watch,
+        coordinates[1:],
     )
     seeds = _seeds(supports, libraries, constraints, options)
-    fits = search.run(Fits.join([Fits.begin(seeds, states, start) for start in coordinates.split(1)]))
+    fits = search.run(Fits.begin(seeds, states, coordinates[:1]))
     values = rank(fits)
     if not np.isfinite(values).any():
         raise SolveError(

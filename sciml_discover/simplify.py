@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -111,7 +111,7 @@ def _without_numbers(term: sympy.Expr) -> sympy.Expr:
     """Return a term with a symbol for each number in it that a fit may have given."""
     number = sympy.Symbol(NUMBER)
 
-    def hide(part: sympy.Basic) -> sympy.Basic:
+    def hide(part: Any) -> Any:
         if part.is_Float:
             return number
         if isinstance(part, sympy.Add):

@@ -11,9 +11,11 @@ calls `run_stage` for each in turn.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -22,10 +24,11 @@ from typing import Any, Literal, TypeVar
 
 from sciml_discover import payload, readers, regressors, residual_samples, selection, training, validation
 from sciml_discover.base import Progress, Watch, nobody_watches
-from sciml_discover.constraints import LawOptions
+from sciml_discover.constraints import HoleOptions, LawOptions
 from sciml_discover.errors import DamagedArtifactError, InputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
 from sciml_discover.expressions import names_used
+from sciml_discover.library import PLACEHOLDERS
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import Supports
 from sciml_discover.residual_samples import ResidualSamples
@@ -34,6 +37,7 @@ from sciml_discover.selection import RankedLaws
 from sciml_discover.store import Artifact, Store, make_key
 from sciml_discover.system import System, SystemOptions
 from sciml_discover.training import TrainingResult
+from sciml_discover.units import SystemUnits, UnitTable, units_stated
 from sciml_discover.validation import ValidationReport
 
 T = TypeVar("T")
@@ -42,9 +46,10 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class RenderedReport:
-    """The report as one self-contained page."""
+    """The report as one self-contained page, and the units in it, which result.json names too."""
 
     html: str
+    units: UnitTable
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,41 @@ class Bench:
     def system(self) -> System:
         """The system with its holes, parsed once."""
         return System.from_options(self.loaded.experiment.system)
+
+    @cached_property
+    def units(self) -> SystemUnits | None:
+        """The units of the system, equations and wanted terms checked once; None if it states none.
+
+        Raises:
+            InputError: if a unit cannot be read, or an equation or a term of the library is inconsistent.
+        """
+        system, laws = self.loaded.experiment.system, self.loaded.experiment.regress
+        if not units_stated(system):
+            return None
+        units = SystemUnits(system)
+        for hole, inputs in system.missing.items():
+            for where, term in _wanted_terms(laws, hole, inputs):
+                units.check_term(term, hole, where=where)
+        return units
+
+
+def _wanted_terms(laws: LawOptions, hole: str, inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the candidate terms of a hole that somebody asked for by name, with the place where."""
+    of_hole = laws.holes.get(hole, HoleOptions())
+    library, place = laws.library, "[regress.library]"
+    if of_hole.library is not None:
+        library, place = of_hole.library, f"[regress.holes.{hole}.library]"
+    for function in library.functions:
+        wanted = (f"{function}({name})" for name in inputs)
+        yield from ((f"{place} functions", term) for term in wanted if term not in of_hole.forbidden)
+    for text in library.extra:
+        if names_used(text, where=f"{place} extra") <= {*inputs, *library.inner}:
+            yield f"{place} extra", text
+    for template in library.templates:
+        for choice in itertools.product(inputs, repeat=len(PLACEHOLDERS)):
+            names: dict[str, str] = dict(zip(PLACEHOLDERS, choice, strict=True))
+            text = re.sub(r"\b\w+\b", lambda word, names=names: names.get(word[0], word[0]), template)
+            yield f"{place} templates", text
 
 
 class Inputs:
@@ -249,6 +289,7 @@ def _validate(bench: Bench, inputs: Inputs) -> ValidationReport:
 def _report(bench: Bench, inputs: Inputs) -> RenderedReport:
     from sciml_discover.report import render_report
 
+    units = _unit_table(bench.units, inputs[RankedLaws])
     return RenderedReport(
         render_report(
             title=bench.loaded.experiment.title,
@@ -260,8 +301,18 @@ def _report(bench: Bench, inputs: Inputs) -> RenderedReport:
             system=bench.system,
             experiment_text=bench.loaded.text,
             versions=library_versions(),
-        )
+            units=units,
+        ),
+        units,
     )
+
+
+def _unit_table(units: SystemUnits | None, laws: RankedLaws) -> UnitTable:
+    """Return the units of all numbers in all laws, none if the system states none."""
+    terms = {
+        hole: {term.term for law in laws.laws for term in law.missing[hole]} for hole in laws.laws[0].missing
+    }
+    return units.table({hole: sorted(texts) for hole, texts in terms.items()}) if units else UnitTable()
 
 
 STAGES: tuple[Stage, ...] = (
@@ -283,7 +334,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        1,
+        2,
         ("data", "train", "sample", "select", "validate"),
         RenderedReport,
         _report_options,
@@ -349,6 +400,7 @@ def run_stage(
         artifact = None if force else find_whole(store, stage.name, key, bench.watch)
         cached = artifact is not None
         if artifact is None:
+            _ = bench.units  # checked before any work is done
             inputs = Inputs(
                 *(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs),
                 checkpoint=store.checkpoint(stage.name, key),

@@ -37,7 +37,7 @@ class VariableOptions(Options):
     scale: pydantic.PositiveFloat | None = None
     """A typical size; taken from the data where it is not given."""
     unit: str | None = None
-    """The unit, for reports."""
+    """The unit, such as ``"mmol/L"``. Equations are checked, and nothing is converted."""
 
 
 class ParameterOptions(Options):
@@ -50,7 +50,7 @@ class ParameterOptions(Options):
     fixed: bool = False
     """Whether the parameter keeps its value instead of being learnt."""
     unit: str | None = None
-    """The unit, for reports."""
+    """The unit, such as ``"mmol/L"``. Equations are checked, and nothing is converted."""
 
 
 class ControlOptions(Options):
@@ -59,14 +59,14 @@ class ControlOptions(Options):
     interpolation: Literal["linear", "hold"] = "linear"
     """Between two rows: a straight line, or the value of the earlier row."""
     unit: str | None = None
-    """The unit, for reports."""
+    """The unit, such as ``"mmol/L"``. Equations are checked, and nothing is converted."""
 
 
 class SystemOptions(Options):
     """The known physics and its holes, as text: the ``[system]`` table of an experiment file."""
 
     time_unit: str | None = None
-    """The unit of time, for reports."""
+    """The unit of time, such as ``"h"``. Equations are checked, and nothing is converted."""
     states: dict[str, VariableOptions] = pydantic.Field(min_length=1)
     """The states, in order."""
     parameters: dict[str, ParameterOptions] = pydantic.Field(default_factory=dict)
@@ -80,6 +80,8 @@ class SystemOptions(Options):
     every state unless given."""
     controls: dict[str, ControlOptions] = pydantic.Field(default_factory=dict)
     """Measured inputs: columns of the data that may stand in equations, observables and inputs of holes."""
+    counted: tuple[str, ...] = ()
+    """Things that are counted, such as ``"pelts"``: words for units of their own, beside those that are known."""
     events: Any = None
     """Timed or state-triggered jumps. Not honoured yet."""
     grid: Any = None
@@ -91,6 +93,8 @@ class SystemOptions(Options):
             if getattr(self, key) is not None:
                 raise NotYetError(f"[system.{key}]", where=f"[system] {key}", do="Remove it.")
         self._check_names()
+        for word in self.counted:
+            check_name(word, where="[system] counted")
         self._check_parameters()
         self._check_missing()
         used = self._check_equations() | self._check_observables()
@@ -271,7 +275,7 @@ class Variable:
         positive: whether it can only be positive.
         initial: its initial value in every trajectory; None where it is learnt.
         scale: a typical size; None where the data say it.
-        unit: for reports.
+        unit: None where it is not stated.
     """
 
     name: str
@@ -290,7 +294,7 @@ class Parameter:
         value: where learning starts, or the value itself if it is fixed.
         bounds: smallest and largest value, if there are any.
         fixed: whether it keeps its value.
-        unit: for reports.
+        unit: None where it is not stated.
     """
 
     name: str
@@ -307,7 +311,7 @@ class Control:
     Attributes:
         name: as it stands in the equations, and of its column in the data.
         interpolation: between two rows ``"linear"``, or the value of the earlier row with ``"hold"``.
-        unit: for reports.
+        unit: None where it is not stated.
     """
 
     name: str
@@ -337,7 +341,7 @@ class System:
         parameters: in the order of every parameter axis, the fixed ones included.
         missing: the holes, in the order of every hole axis; none for a complete system.
         equations: the sympy right-hand side of each state, in the order of the states.
-        time_unit: for reports.
+        time_unit: None where it is not stated.
         observables: names of what can be measured; every state unless given.
         controls: measured inputs, in the order of every control axis.
         observed: the sympy expression of each observable that is not the state of its name.
@@ -421,7 +425,7 @@ class System:
             equations: the right-hand side of each state.
             parameters: the value, or the options of `Parameter`, per name.
             missing: the inputs of each hole.
-            time_unit: for reports.
+            time_unit: None where it is not stated.
             observables: names of the states that can be measured, or expressions by name; all states unless given.
             controls: names of the measured inputs, or the options of `Control` per name.
 

@@ -19,9 +19,10 @@ from sciml_discover.residual_samples import HoleSamples, ResidualSamples
 from sciml_discover.result import DiscoveryResult, assemble_result
 from sciml_discover.scores import Metrics
 from sciml_discover.selection import RankedLaws
-from sciml_discover.system import System
+from sciml_discover.system import System, SystemOptions
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.trajectories import Dataset, Trajectory
+from sciml_discover.units import SystemUnits, UnitTable
 from sciml_discover.validation import (
     Curve,
     ModelScore,
@@ -42,12 +43,20 @@ SD = np.array([0.03, 0.02])
 class SmallRun:
     """What the stages of a run hand to its end."""
 
+    options: SystemOptions
     system: System
     data: PreparedData
     trained: TrainingResult
     samples: ResidualSamples
     laws: RankedLaws
     validation: ValidationReport
+
+    @property
+    def units(self) -> UnitTable:
+        """The units of all numbers."""
+        return SystemUnits(self.options).table(
+            dict.fromkeys(("predation", "growth"), ("hare*lynx", "hare*lynx**2"))
+        )
 
     def result(self, **changes: object) -> DiscoveryResult:
         """Return the result of this run."""
@@ -65,6 +74,8 @@ class SmallRun:
             "seconds": {"train": 1.5},
             "cached": {"train": False},
             "versions": {"python": "3.11"},
+            "system": self.options,
+            "units": self.units,
         }
         return assemble_result(**{**known, **changes})
 
@@ -78,6 +89,7 @@ class SmallRun:
             "laws": self.laws,
             "validation": self.validation,
             "system": self.system,
+            "units": self.units,
             "experiment_text": 'title = "Lotka-Volterra"\n',
             "versions": {"python": "3.11"},
         }
@@ -85,22 +97,28 @@ class SmallRun:
 
 def small_run(*, holdout: bool = True, known_truth: bool = True) -> SmallRun:
     """Return the artifacts of a run, with or without hold-out rows and a known truth."""
-    system = System.from_text(
-        states={"hare": {"positive": True, "unit": "thousand"}, "lynx": {"positive": True}},
-        parameters={
-            "alpha": {"value": 1.0, "bounds": (0.0, 3.0), "unit": "1/year"},
-            "delta": {"value": 1.8, "fixed": True},
-        },
-        missing={"predation": ["hare", "lynx"], "growth": ["hare", "lynx"]},
-        equations={"hare": "alpha*hare - predation", "lynx": "growth - delta*lynx"},
-        time_unit="year",
+    options = SystemOptions.model_validate(
+        {
+            "states": {
+                "hare": {"positive": True, "unit": "thousand"},
+                "lynx": {"positive": True, "unit": "thousand"},
+            },
+            "parameters": {
+                "alpha": {"value": 1.0, "bounds": (0.0, 3.0), "unit": "1/year"},
+                "delta": {"value": 1.8, "fixed": True},
+            },
+            "missing": {"predation": ("hare", "lynx"), "growth": ("hare", "lynx")},
+            "equations": {"hare": "alpha*hare - predation", "lynx": "growth - delta*lynx"},
+            "time_unit": "year",
+        }
     )
     noise = np.random.default_rng(0).normal(size=(len(TIMES), 2)) * SD
     values = _solve(TIMES, BETA, GAMMA) + noise
     values[3, 1] = np.nan
     data = _data(values, holdout)
     return SmallRun(
-        system=system,
+        options=options,
+        system=System.from_options(options),
         data=data,
         trained=_trained(data),
         samples=_samples(),

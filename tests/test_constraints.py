@@ -12,6 +12,7 @@ from sciml_discover.constraints import (
     LawOptions,
     build_constraints,
     build_libraries,
+    check_law_options,
     excluded_terms,
 )
 from sciml_discover.errors import InputError
@@ -112,3 +113,29 @@ def test_a_required_term_that_cannot_be_is_refused() -> None:
 def test_contradictions_are_refused(options: dict) -> None:
     with pytest.raises(pydantic.ValidationError, match="'x' is both"):
         HoleOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("library", "says"),
+    [
+        ({"extra": ("x/(K + x)",)}, "the unknown name 'K'"),
+        ({"extra": ("x/(y + K)",), "inner": {"x": {}}}, "an inner parameter called 'x'"),
+        ({"templates": ("input/(K + input)",)}, "the unknown name 'K'"),
+        ({"templates": ("x*input",)}, "the unknown name 'x'"),
+        ({"extra": ("x**y",)}, "exponent"),
+    ],
+)
+def test_terms_that_cannot_be_meant_are_refused_before_anything_runs(library: dict, says: str) -> None:
+    options = LawOptions(library=LibraryOptions.model_validate(library))
+    with pytest.raises(InputError, match=says):
+        check_law_options(options, {"predation": ("x", "y"), "growth": ("x", "y")})
+
+
+def test_inner_parameters_may_be_exponents() -> None:
+    library = {
+        "extra": ("x**n*y",),
+        "templates": ("input**n/(K**n + input**n)",),
+        "inner": {"n": {}, "K": {}},
+    }
+    options = LawOptions(library=LibraryOptions.model_validate(library))
+    check_law_options(options, {"predation": ("x", "y"), "growth": ("x",)})

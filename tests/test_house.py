@@ -25,14 +25,14 @@ PACKAGES = ("sciml_discover", "tasks", "flows")
 
 FLOORS = (
     ("base", "errors", "threads", "atomic"),
-    ("expressions", "printing", "callables", "observation", "system", "systems"),
+    ("expressions", "printing", "callables", "observation", "system", "systems", "units"),
     ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("coordinates", "factors", "library", "constraints", "holes", "masked_libraries", "evidence", "ude"),
     ("objectives", "optimizers", "solve", "unknown_inputs", "trained", "checkpoint", "presets", "training"),
     ("residual_samples", "regressors", "refit", "seeds", "moves", "search"),
     ("simplify", "laws", "criterion", "selection"),
     ("forecasts", "next_measurement", "scores", "baselines", "validation"),
-    ("result", "export", "report"),
+    ("result", "report", "exports"),
     ("payload", "store", "option_errors", "toml_writer", "experiment"),
     ("stages", "run_folders", "runs"),
 )
@@ -131,12 +131,22 @@ def test_the_library_works_without_prefect() -> None:
 
 def test_reading_an_experiment_loads_nothing_heavy() -> None:
     # A lazily imported module stands in sys.modules, unexecuted, until somebody looks into it.
-    heavy = ("torch", "sympy", "pysindy", "scipy.integrate", "matplotlib", "sklearn", "pyarrow", "jinja2")
+    heavy = (
+        "torch",
+        "sympy",
+        "pysindy",
+        "scipy.integrate",
+        "matplotlib",
+        "sklearn",
+        "pyarrow",
+        "jinja2",
+        "pint",
+    )
     done = in_subprocess(
         "import sys\n"
         "import sciml_discover\n"
         "from sciml_discover.experiment import load_experiment\n"
-        "load_experiment('data/lotka_volterra/experiment.toml', ['train.starts=2'])\n"
+        "load_experiment('data/hudson_bay/experiment.toml', ['train.starts=2'])\n"
         "import sciml_discover.stages, sciml_discover.runs, sciml_discover.result\n"
         f"print([name for name in {heavy!r} if name in sys.modules"
         " and type(sys.modules[name]).__name__ != '_LazyModule'])\n"

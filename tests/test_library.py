@@ -123,8 +123,8 @@ def test_inner_parameters_as_told() -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"templates": ("input/(K + input)",)}, "the name 'K'"),
-        ({"templates": ("x*input",)}, "the name 'x'"),
+        ({"templates": ("input/(K + input)",)}, "the unknown name 'K'"),
+        ({"templates": ("x*input",)}, "the unknown name 'x'"),
         ({"extra": ("x**n",)}, "exponent"),
     ],
 )

@@ -404,7 +404,7 @@ def test_regress_says_what_bagging_and_implicit_found_and_stores_it(tmp_path: Pa
     np.testing.assert_array_equal(own.supports[-more:], np.eye(known + more)[known:])
     assert own.sources[-more:] == ("implicit",) * more
     assert (own.residuals[-more:] < 0.5).all()
-    values = [item.start for term in own.parametric for item in term.inner]
+    values = np.concatenate([starts(term) for term in own.parametric])
     np.testing.assert_array_equal(own.inner, np.tile(values, (len(own.supports), 1)))
     payload.save(tmp_path / "supports", rational)
     again = payload.load(tmp_path / "supports", Supports)

@@ -17,12 +17,14 @@ import pytest
 
 from sciml_discover.errors import InputError
 from sciml_discover.expressions import parse_expression
+from sciml_discover.laws import Estimate
 from sciml_discover.printing import latex_name, ordered_terms, print_mathml
 from sciml_discover.report import render_report, save_picture
 from sciml_discover.report.equations import found_term, known_equations, shifted_rates
 from sciml_discover.report.figures import COLOURS, DARK_COLOURS
 from sciml_discover.report.numbers import interval, number, with_error
 from sciml_discover.trajectories import Dataset, Trajectory
+from sciml_discover.units import SystemUnits, UnitTable
 from tests.artifacts import SmallRun, small_run
 from tests.problems import DOSED, LOTKA_VOLTERRA
 
@@ -130,6 +132,7 @@ def test_the_page_says_what_was_found(page: str) -> None:
     for words in (
         "accepted The law passes every condition",
         "0.8996 ± 0.0012",
+        "1/(thousand*year)",
         "1.2997 ± 0.0021",
         "chi-square 29.3 over 33 values",
         "diverged at t = 1.2",
@@ -143,6 +146,30 @@ def test_the_page_says_what_was_found(page: str) -> None:
         "python 3.11",
     ):
         assert words in text, words
+
+
+def test_numbers_inside_a_term_have_rows_of_their_own(run_artifacts: SmallRun) -> None:
+    law = run_artifacts.laws.laws[0]
+    term = dataclasses.replace(
+        law.missing["predation"][0],
+        term="hare**n/(K**n + hare**n)",
+        inner={"K": Estimate(2.5, 0.1, (2.3, 2.7)), "n": Estimate(2.0, 0.05, (1.9, 2.1))},
+    )
+    law = dataclasses.replace(law, missing={**law.missing, "predation": (term,)})
+    laws = dataclasses.replace(run_artifacts.laws, laws=(law, *run_artifacts.laws.laws[1:]))
+    units = SystemUnits(run_artifacts.options).table({"predation": [term.term]})
+    text = render_report(**{**run_artifacts.report_arguments(), "laws": laws, "units": units})
+    row = re.search(r"<tr><td>predation</td><td><math><mi>K</mi></math></td>.*?</tr>", text)
+    assert row is not None
+    assert "2.50 ± 0.10" in row[0]
+    assert "<td>thousand</td>" in row[0]
+    assert "2.000 ± 0.050" in text
+
+
+def test_without_units_there_is_no_column_of_them(run_artifacts: SmallRun, page: str) -> None:
+    text = render_report(**{**run_artifacts.report_arguments(), "units": UnitTable()})
+    assert '<th>Unit</th><th class="n">Could be</th>' in page
+    assert '<th>Unit</th><th class="n">Could be</th>' not in text
 
 
 def test_a_rejected_run_says_so(run_artifacts: SmallRun) -> None:

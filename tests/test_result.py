@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sciml_discover.errors import InputError
+from sciml_discover.laws import Estimate
 from sciml_discover.readers import PreparedData
 from sciml_discover.result import (
     SCHEMA_FILE,
@@ -22,6 +23,7 @@ from sciml_discover.result import (
     write_schema,
 )
 from sciml_discover.trajectories import Dataset, Trajectory
+from sciml_discover.units import SystemUnits
 from tests.artifacts import INITIAL, SmallRun, small_run
 
 CONTRACT = """id status reasons equations parameters missing metrics alternatives baselines identifiability
@@ -95,16 +97,23 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
     assert content["equations_full"] == law.equations_full
     assert content["parameters"]["alpha"]["unit"] == "1/year"
     assert content["parameters"]["delta"] == {
-        "value": 1.8, "stderr": None, "interval95": None, "unit": None, "fixed": True, "identifiable": True,
+        "value": 1.8, "stderr": None, "interval95": None, "unit": "1/year", "fixed": True, "identifiable": True,
     }  # fmt: skip
     (term,) = content["missing"]["predation"]["terms"]
     assert term["term"] == "hare*lynx"
     assert term["coefficient"] == law.missing["predation"][0].coefficient.value
     assert term["inclusion"] is None
+    assert term["unit"] == "1/(thousand*year)"
+    assert content["units"] == {
+        "hare": "thousand", "lynx": "thousand", "t": "year", "predation": "thousand/year", "growth": "thousand/year",
+    }  # fmt: skip
+    assert content["known"] == {"hare": "alpha*hare - predation", "lynx": "growth - delta*lynx"}
     (rival,) = content["alternatives"]
     assert rival["missing"]["growth"] == "0.8008*hare*lynx**2"
     assert rival["rival"]
     assert rival["holdout_error"] == 4.2
+    assert rival["law"]["equations_full"] == run_artifacts.laws.laws[1].equations_full
+    assert rival["law"]["missing"]["growth"]["terms"][0]["unit"] == "1/(thousand^2*year)"
     assert set(content["baselines"]) == {"known_only", "ude", "sindy_on_data", "constant"}
     assert content["baselines"]["sindy_on_data"] == {
         "train": None, "holdout": None, "extrapolation": None, "note": "diverged at t = 1.2",
@@ -130,6 +139,33 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
     assert content["data"]["noise"]["lynx"] == {
             "sd": 0.02, "kind": "additive", "floor": None, "estimated": True,
         }  # fmt: skip
+
+
+def test_numbers_inside_terms_and_the_covariance(run_artifacts: SmallRun) -> None:
+    covariance = np.arange(36.0).reshape(6, 6)
+    covariance[1, 1] = np.inf
+    law = run_artifacts.laws.laws[0]
+    term = dataclasses.replace(
+        law.missing["predation"][0], term="hare/(K + hare)", inner={"K": Estimate(2.5, 0.1, (2.3, 2.7))}
+    )
+    law = dataclasses.replace(
+        law, covariance=covariance, missing={"predation": (term,), "growth": law.missing["growth"]}
+    )
+    laws = dataclasses.replace(run_artifacts.laws, laws=(law,), n_rivals=0)
+    validation = dataclasses.replace(run_artifacts.validation, rivals_holdout=(1.1,))
+    units = SystemUnits(run_artifacts.options).table({"predation": [term.term]})
+    result = run_artifacts.result(laws=laws, validation=validation, units=units)
+    found = result.missing["predation"].terms[0]
+    assert (found.unit, found.parameters["K"].value, found.parameters["K"].unit) == (
+        "thousand/year",
+        2.5,
+        "thousand",
+    )
+    assert result.covariance is not None
+    assert result.covariance.names == (
+        "alpha", "predation: hare/(K + hare)", "predation: K in hare/(K + hare)", "growth: hare*lynx",
+    )  # fmt: skip
+    assert result.covariance.values[1] == (6.0, None, 8.0, 9.0)
 
 
 def test_laws_behind_the_rivals_are_not_called_rivals(run_artifacts: SmallRun) -> None:

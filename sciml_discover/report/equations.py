@@ -39,11 +39,11 @@ def hole_equation(hole: str, text: str, system: System) -> str:
     return f"<math><mrow>{left}<mo>=</mo>{right}</mrow></math>"
 
 
-def inline(text: str, system: System) -> str:
-    """Return an expression of the system's names as a piece of MathML."""
+def inline(text: str, system: System, own: Iterable[str] = ()) -> str:
+    """Return an expression of the system's names, and of ``own`` ones, as a piece of MathML."""
     from sciml_discover.printing import print_mathml
 
-    return f"<math>{print_mathml(_parse(text, system))}</math>"
+    return f"<math>{print_mathml(_parse(text, system, tuple(own)))}</math>"
 
 
 def shifted_rates(law: Law, trained: Mapping[str, float]) -> list[str]:
@@ -113,9 +113,9 @@ def _numbers(values: Mapping[str, float]) -> dict[sympy.Basic, sympy.Basic]:
     return {symbol(name): sympy.Float(value) for name, value in values.items()}
 
 
-def _parse(text: str, system: System) -> sympy.Expr:
-    names = [*system.state_names, *system.parameter_names, *system.control_names, TIME]
-    return parse_expression(text, names, where="law")
+def _parse(text: str, system: System, own: tuple[str, ...] = ()) -> sympy.Expr:
+    names = [*system.state_names, *system.parameter_names, *system.control_names, TIME, *own]
+    return parse_expression(text, names, where="law", exponents=own)
 
 
 def _derivative(state: str) -> str:

@@ -10,9 +10,10 @@ import numpy as np
 
 from sciml_discover.report import equations, figures
 from sciml_discover.report.numbers import MISSING, interval, number, with_error
+from sciml_discover.units import UnitTable
 
 if TYPE_CHECKING:
-    from sciml_discover.laws import Law
+    from sciml_discover.laws import Estimate, Law
     from sciml_discover.readers import PreparedData
     from sciml_discover.residual_samples import HoleSamples, ResidualSamples
     from sciml_discover.selection import RankedLaws
@@ -45,6 +46,7 @@ def render_report(
     system: System,
     experiment_text: str,
     versions: Mapping[str, str],
+    units: UnitTable | None = None,
 ) -> str:
     """Return the report of a run as one HTML page.
 
@@ -61,7 +63,9 @@ def render_report(
         system: the known physics and its holes.
         experiment_text: the experiment file as run.
         versions: version per library.
+        units: those of the numbers; none are shown without it.
     """
+    units = units or UnitTable()
     choice = laws.laws[0]
     found = [equations.found_term(hole, choice, trained.parameters, system) for hole in samples.holes]
     return _template().render(
@@ -72,8 +76,9 @@ def render_report(
         known=equations.known_equations(system),
         law=equations.law_equations(choice, system),
         holes=[equations.hole_equation(hole, text, system) for hole, text in choice.expressions.items()],
-        terms=_terms(choice, system),
-        parameters=_parameters(choice),
+        terms=_terms(choice, system, units),
+        parameters=_parameters(choice, units),
+        with_units=bool(units.names),
         models=_models(validation),
         has_holdout=data.holdout is not None,
         has_extrapolation=validation.law.extrapolation is not None,
@@ -145,21 +150,34 @@ def _reasons(validation: ValidationReport) -> list[dict[str, Any]]:
     ]
 
 
-def _terms(law: Law, system: System) -> list[dict[str, str]]:
-    return [
-        {
-            "hole": hole,
-            "term": equations.inline(term.term, system),
-            "value": with_error(term.coefficient.value, term.coefficient.stderr),
-            "interval": interval(term.coefficient.interval95),
-            "snapped": term.snapped or MISSING,
-        }
-        for hole, terms in law.missing.items()
-        for term in terms
-    ]
+def _terms(law: Law, system: System, units: UnitTable) -> list[dict[str, str]]:
+    """Return a row for the coefficient of each term, and one for each number inside it."""
+    rows = []
+    for hole, terms in law.missing.items():
+        for term in terms:
+            found = units.of_term(hole, term.term)
+            shown = equations.inline(term.term, system, term.inner)
+            rows.append(_number_row(hole, shown, term.coefficient, found.coefficient, term.snapped))
+            for name, inner in term.inner.items():
+                shown = equations.inline(name, system, term.inner)
+                rows.append(_number_row(hole, shown, inner, found.inner.get(name), None))
+    return rows
 
 
-def _parameters(law: Law) -> list[dict[str, str]]:
+def _number_row(
+    hole: str, shown: str, found: Estimate, unit: str | None, snapped: str | None
+) -> dict[str, str]:
+    return {
+        "hole": hole,
+        "term": shown,
+        "value": with_error(found.value, found.stderr),
+        "interval": interval(found.interval95),
+        "unit": unit or "",
+        "snapped": snapped or MISSING,
+    }
+
+
+def _parameters(law: Law, units: UnitTable) -> list[dict[str, str]]:
     return [
         {
             "name": name,
@@ -167,7 +185,7 @@ def _parameters(law: Law) -> list[dict[str, str]]:
             if known.fixed
             else with_error(known.estimate.value, known.estimate.stderr),
             "interval": MISSING if known.fixed else interval(known.estimate.interval95),
-            "unit": known.unit or "",
+            "unit": known.unit or units.names.get(name, ""),
             "note": "fixed" if known.fixed else "" if known.identifiable else "not determined by the data",
         }
         for name, known in law.parameters.items()

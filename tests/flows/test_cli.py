@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from flows.cli import app
 from sciml_discover.errors import InputError
@@ -253,12 +253,28 @@ def test_list_filters_and_sorts(runs: Path) -> None:
         assert set(listed("--sort", key)) == {"hares-1", "hares-2", "hares-3"}
 
 
-def test_export_prints_the_law(runs: Path) -> None:
-    done = CliRunner().invoke(app, ["export", "hares-1", "--format", "python", "--out", str(runs)])
+def test_export_prints_a_law_or_writes_it(runs: Path, tmp_path: Path) -> None:
+    def export(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["export", "hares-1", "--runs", str(runs), *arguments])
+
+    done = export("--to", "python")
     assert (done.exit_code, done.stderr) == (0, "")
     compile(done.stdout, "law.py", "exec")
-    unknown = CliRunner().invoke(app, ["export", "hares-1", "--format", "cobol", "--out", str(runs)])
-    assert (unknown.exit_code, unknown.stdout) == (2, "")
+    file = tmp_path / "law.py"
+    written = export("--to", "python", "--out", str(file))
+    assert (written.exit_code, written.stdout, written.stderr) == (0, "", "")
+    assert file.read_text(encoding="utf-8") == done.stdout
+    rival = export("--to", "julia", "--law", "1")
+    assert "# Alternative 1" in rival.stdout
+    for wrong in (
+        ["--to", "cobol"],
+        ["--to", "c", "--law", "7"],
+        ["--to", "c", "--law", "-1"],
+        ["--to", "c", "--out", str(tmp_path / "no" / "such" / "folder.c")],
+        [],
+    ):
+        refused = export(*wrong)
+        assert (refused.exit_code, refused.stdout) == (2, ""), wrong
 
 
 def test_there_are_no_commands_that_pretend() -> None:
