@@ -342,7 +342,9 @@ def benchmark_recovery(
     ] = "",
     rows: Annotated[
         list[str] | None,
-        typer.Option("--row", metavar="NAME", help="A row of a table, as it is called there; may be repeated."),
+        typer.Option(
+            "--row", metavar="NAME", help="A row of a table, as it is called there; may be repeated."
+        ),
     ] = None,
     seeds: Annotated[
         str | None,

@@ -68,7 +68,9 @@ def share(title: str, figure: str, among: Callable[[Run], bool] = lambda _: True
 
     def text(_: str, runs: Sequence[Run]) -> str:
         chosen = [run for run in runs if among(run)]
-        return f"{sum(bool(run['figures'].get(figure)) for run in chosen)} of {len(chosen)}" if chosen else "–"
+        return (
+            f"{sum(bool(run['figures'].get(figure)) for run in chosen)} of {len(chosen)}" if chosen else "–"
+        )
 
     return Column(title, text)
 

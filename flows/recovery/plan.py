@@ -67,7 +67,9 @@ def check_request(cases: Sequence[str] | str, rows: Sequence[str], seeds: str | 
     Raises:
         InputError: there is no such case or row, or the seeds are no whole numbers.
     """
-    names = [name.strip() for name in cases.split(",") if name.strip()] if isinstance(cases, str) else [*cases]
+    names = (
+        [name.strip() for name in cases.split(",") if name.strip()] if isinstance(cases, str) else [*cases]
+    )
     for name in names:
         if name not in CASES:
             raise InputError(

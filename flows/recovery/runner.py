@@ -26,7 +26,9 @@ Unit = tuple[str, int]
 """What a row is run on, and the seed."""
 
 
-def runs_of(case: str, row: str, units: Sequence[Unit], seconds: float, module: str = MODULE) -> Iterator[Run]:
+def runs_of(
+    case: str, row: str, units: Sequence[Unit], seconds: float, module: str = MODULE
+) -> Iterator[Run]:
     """Yield a run for every unit, as each ends; one that fails or takes too long is a failure, and ends nothing.
 
     Args:
@@ -47,7 +49,9 @@ def runs_of(case: str, row: str, units: Sequence[Unit], seconds: float, module: 
         left = left[done:]
 
 
-def _process(module: str, case: str, row: str, units: Sequence[Unit], seconds: float) -> Iterator[dict[str, Any]]:
+def _process(
+    module: str, case: str, row: str, units: Sequence[Unit], seconds: float
+) -> Iterator[dict[str, Any]]:
     """Yield what one process prints about its units; ends after the first that breaks it."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), PARENT: str(os.getpid())}
@@ -63,7 +67,9 @@ def _process(module: str, case: str, row: str, units: Sequence[Unit], seconds: f
     errors: list[str] = []
     readers = [
         threading.Thread(target=_read, args=(process.stdout, lines.put), daemon=True),
-        threading.Thread(target=_read, args=(process.stderr, lambda line: errors.append(line or "")), daemon=True),
+        threading.Thread(
+            target=_read, args=(process.stderr, lambda line: errors.append(line or "")), daemon=True
+        ),
     ]
     for reader in readers:
         reader.start()
@@ -101,4 +107,3 @@ def _read(pipe: Any, put: Any) -> None:
 
 def _failed(reason: str) -> dict[str, Any]:
     return {"status": "failed", "reason": reason, "figures": {}, "seconds": {}, "words": {}}
-

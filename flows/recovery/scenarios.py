@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +33,7 @@ PREDATOR_EVERY = 12
 DEATH_RATE = 1.8
 
 
-def _problem(times: np.ndarray, death: dict[str, float | bool]) -> TrainingProblem:
+def _problem(times: np.ndarray, death: dict[str, Any]) -> TrainingProblem:
     system = System.from_text(
         states={"x": {"positive": True}, "y": {"positive": True}},
         parameters={"alpha": {"value": 1.3, "fixed": True}, "delta": death},
@@ -140,7 +141,9 @@ SCENARIO_1 = Case(
 def measure_scenario_2(row: str, _: str, seed: int) -> Measurement:
     """Return one discovery where the predator is rarely seen and its death rate is not known."""
     rng = np.random.default_rng([seed, 2])
-    problem = _problem(np.linspace(0.0, 6.0, 61), {"value": float(rng.uniform(0.6, 4.0))})
+    problem = _problem(
+        np.linspace(0.0, 6.0, 61), {"value": float(rng.uniform(0.6, 4.0)), "bounds": (0.0, 5.0)}
+    )
     clean = problem.states(problem.times)
     values = noisy(clean, float(row) * clean.mean(0), seed)
     values[np.arange(len(values)) % PREDATOR_EVERY != 0, 1] = np.nan
