@@ -56,6 +56,9 @@ POLISHED_DELTA, POLISHED = 10.0, 20
 LARGEST_MISFIT = 1000.0
 """Mean squared residual, in units of the noise, above which a trained trajectory is no place to start from."""
 
+SEARCH_ACCURACY, LAST_ACCURACY = 0.2, 1e-3
+"""Error of the solution over an interval, in units of the noise, that the search and the last fits may have."""
+
 PLAUSIBLE = 1e-3
 """Probability of so large a misfit below which the best law is not good enough, and the search widens."""
 
@@ -181,7 +184,9 @@ def select(
     # What can still be shown is fitted once more: with steps as short as the best law needs, and with weights of the
     # observables that know what it says of the noise.
     objective, unknowns = search.refitter.problem(best)
-    finer = max(choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=1e-3), steps)
+    finer = max(
+        choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=LAST_ACCURACY), steps
+    )
     factor = criterion.noise_with_law(best.misfit[0])
     refitter = Refitter(system, libraries, rows, finer, factor)
     fits = refitter.polish(fits.take(_presentable(values, fits.candidates.complexity, options)), watch)
@@ -250,7 +255,7 @@ def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.T
     ude, theta = trained_ude(system, trained)
     initial = torch.as_tensor(trained.initial_states)[None]
     state = FitState(rows.smooth_states[None], theta)
-    steps = choose_steps(ude, rows, state)
+    steps = choose_steps(ude, rows, state, accuracy=SEARCH_ACCURACY)
     solved = solve_rows(ude, rows, initial, theta, steps)[0]
     usable = torch.isfinite(solved).all(-1).all(-1)
     if rows.sees_every_state:
