@@ -22,6 +22,7 @@ from sciml_discover.errors import SolveError
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
 from sciml_discover.library import Library
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
+from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.regressors import Supports
 from sciml_discover.search import LawSearch, SearchOptions
@@ -308,9 +309,13 @@ def _rank(
     chosen = fits.take(shown)
     objective, unknowns = refitter.problem(chosen)
     covariance = objective.covariance(unknowns).cpu().numpy()
-    builder = LawBuilder(system, libraries, objective, data.noise.estimated, n_common)
+    builder = LawBuilder(system, libraries, objective, data.noise.estimated, n_common, refitter.noise_factor)
+    variance, width = builder.scale(chosen, 0)
+    profiles = {0: profile_intervals(refitter, chosen, 0, width**2 * variance)}
     laws = tuple(
-        builder.law(chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]))
+        builder.law(
+            chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]), profiles.get(row)
+        )
         for row, i in enumerate(shown)
     )
     laws = (_with_inclusion(system, laws[0], fits, values), *laws[1:])
