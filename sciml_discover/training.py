@@ -468,14 +468,15 @@ class _Loop:
         own = _scores_of(self._ude, self._rows, fit.states, fit.theta)
         if bool((scores <= MISLEADING * own).any()):
             return scores
-        solved = position.objective.solved(position.state.unknowns)
-        if bool(solved.any()):
+        discrepancy = position.objective.discrepancy(position.state.unknowns)
+        told = torch.isfinite(discrepancy)
+        if bool(told.any()):
             self._record.event(
                 name,
-                f"{int(solved.sum())} of {len(scores)} starts judged by their states, which solve the equation piece "
+                f"{int(told.sum())} of {len(scores)} starts judged by their states, which solve the equation piece "
                 "by piece: no solution in one piece follows the data",
             )
-        return torch.where(solved, own, scores)
+        return torch.where(told, own + discrepancy, scores)
 
     def _steps(self, way: Way, fit: FitState) -> int:
         """Return the Runge-Kutta steps per interval, where the objective takes any."""

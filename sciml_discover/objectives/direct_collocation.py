@@ -63,9 +63,9 @@ UNSTABLE = 1.5
 """Most growth of a state's logarithm over an interval. A longer step of an L-stable method would damp what should grow,
 and its stage matrix can be singular."""
 
-ACCURATE, LARGEST_GROWTH = 1.0, 2.5
-"""An interval that is less wrong, and in which less grows, than this can be believed. The stage matrix of three stages
-has its first singularity at a growth of 2.7."""
+LARGEST_GROWTH = 2.5
+"""An interval in which less grows than this can be believed. The stage matrix of three stages has its first singularity
+at a growth of 2.7."""
 
 MOST_PIECES = 64
 """Most pieces into which an interval is split at once."""
@@ -328,12 +328,16 @@ class CollocationObjective(AbstractObjective):
         error = self._error(self._inverse(slopes.by_state), self._defect(nodes, stages, slopes.value))
         return error, slopes.by_state.reshape(*stages.shape, stages.shape[-1])
 
-    def solved(self, unknowns: torch.Tensor) -> torch.Tensor:
-        """Return whose defects are closed, on intervals that are short enough for that to mean something, ``(B,)``."""
+    def discrepancy(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the squared errors at the ends of all intervals, in units of the noise, ``(B,)``.
+
+        It is infinite where defects are not closed, or intervals too long to see what grows in them.
+        """
         wrong, grown = self._trouble(unknowns)
         with torch.no_grad():
             closed = self._point(unknowns)[0].abs().flatten(1).amax(1) < 2.0 * CLOSED
-        return closed & (wrong.flatten(1).amax(1) < ACCURATE) & (grown.flatten(1).amax(1) < LARGEST_GROWTH)
+        told = closed & (grown.flatten(1).amax(1) < LARGEST_GROWTH)
+        return torch.where(told, wrong.square().sum((1, 2)), torch.inf)
 
     def _trouble(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return how wrong the end of each interval is, and how much grows in it, shape ``(B, J, S)``."""
