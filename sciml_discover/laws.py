@@ -122,6 +122,7 @@ class LawBuilder:
         objective: the shooting problem of the batch of fits.
         estimated: whether the noise sd is estimated; errors then scale with the misfit.
         n_common: free numbers that every law has.
+        noise_factor: per observable, the noise sd that the fits are weighed by, relative to the law-free one.
     """
 
     def __init__(
@@ -131,11 +132,39 @@ class LawBuilder:
         objective: ShootingObjective,
         estimated: bool,
         n_common: int,
+        noise_factor: np.ndarray | float = 1.0,
     ) -> None:
         self._system, self._libraries = system, libraries
         self._objective, self._estimated, self._n_common = objective, estimated, n_common
+        self._noise_factor = noise_factor
 
-    def law(self, fits: Fits, row: int, covariance: np.ndarray, criterion: float, delta: float) -> Law:
+    def scale(self, fits: Fits, row: int) -> tuple[float, float]:
+        """Return the variance of the noise relative to the weights of a fit, and half the width of a 95 % interval.
+
+        Both are told for noise that is told: one, and the normal quantile. An estimated noise is estimated once more
+        from the law's own residuals, and the quantile is Student's. The width is in standard deviations.
+        """
+        freedom = self._objective.rows.n_observed - self._n_parameters(fits, row)
+        if not self._estimated or freedom <= 0:
+            return 1.0, NORMAL95
+        from scipy import stats
+
+        variance = float((fits.misfit[row] / self._noise_factor**2).sum()) / freedom
+        return variance, float(stats.t.ppf(0.975, freedom))
+
+    def _n_parameters(self, fits: Fits, row: int) -> int:
+        one = fits.candidates.take(np.array([row]))
+        return self._n_common + int(one.complexity[0] + one.n_inner(self._libraries)[0])
+
+    def law(
+        self,
+        fits: Fits,
+        row: int,
+        covariance: np.ndarray,
+        criterion: float,
+        delta: float,
+        intervals: np.ndarray | None = None,
+    ) -> Law:
         """Return the law of one member of a batch of fits.
 
         Args:
@@ -144,27 +173,30 @@ class LawBuilder:
             covariance: of its ``theta`` and initial states, for noise as told or estimated without the law.
             criterion: its criterion.
             delta: that minus the best law's.
+            intervals: 95 % intervals of the free parameters and of each hole's numbers, shape ``(numbers, 2)``, NaN
+                where there is none; from the standard errors unless given.
         """
         ude, system = self._objective.ude, self._system
         supports = [support[row] for support in fits.candidates.supports]
         complexity = int(sum(support.sum() for support in supports))
-        n_inner = sum(
-            int(own[library.owner].sum()) for own, library in zip(supports, self._libraries, strict=True)
-        )
-        n_observed, n_parameters = self._objective.rows.n_observed, self._n_common + complexity + n_inner
+        n_observed, n_parameters = self._objective.rows.n_observed, self._n_parameters(fits, row)
         chi_square = float(fits.chi_square[row])
 
-        joint = self._joint_covariance(fits, row, covariance)
-        if self._estimated and n_observed > n_parameters:
-            joint = joint * (chi_square / (n_observed - n_parameters))
+        variance, width = self.scale(fits, row)
+        joint = self._joint_covariance(fits, row, covariance) * variance
+        certainty = _Certainty(np.diag(joint), width, intervals)
         physical = ude.parameters.physical(fits.coordinates[row : row + 1])[0].tolist()
         values = dict(zip(system.parameter_names, physical, strict=True))
         free = [parameter.name for parameter in system.free_parameters]
         parameters = {}
         for parameter in system.parameters:
             known = parameter.name not in free
-            variance = 0.0 if known else joint[free.index(parameter.name), free.index(parameter.name)]
-            estimate = _estimate(values[parameter.name], float(variance))
+            value = values[parameter.name]
+            estimate = (
+                Estimate(value, 0.0, (value, value))
+                if known
+                else certainty.of(value, free.index(parameter.name))
+            )
             parameters[parameter.name] = LawParameter(
                 estimate=estimate,
                 unit=parameter.unit,
@@ -173,9 +205,9 @@ class LawBuilder:
             )
 
         missing, exact, rounded = {}, {}, {}
-        deviations, position = np.diag(joint).tolist(), len(free)
+        position = len(free)
         for number, hole in enumerate(system.missing):
-            terms, numbers, position = self._terms(fits, row, number, deviations, position)
+            terms, numbers, position = self._terms(fits, row, number, certainty, position)
             missing[hole.name] = terms
             exact[hole.name] = self._combination(
                 number, numbers, [[_exact(e) for e in own] for own in _numbers(terms)]
@@ -211,9 +243,9 @@ class LawBuilder:
         )
 
     def _terms(
-        self, fits: Fits, row: int, number: int, variances: Sequence[float], position: int
+        self, fits: Fits, row: int, number: int, certainty: _Certainty, position: int
     ) -> tuple[tuple[LawTerm, ...], list[int], int]:
-        """Return the terms of one hole, their positions in its library, and where the next variances stand."""
+        """Return the terms of one hole, their positions in its library, and where the next numbers stand."""
         library, candidates = self._libraries[number], fits.candidates
         chosen = np.flatnonzero(candidates.supports[number][row]).tolist()
         owners = [term for term in library.owner.tolist() if term in chosen]
@@ -221,12 +253,10 @@ class LawBuilder:
         inner: dict[int, dict[str, Estimate]] = {term: {} for term in chosen}
         for place, (term, value) in enumerate(zip(owners, values, strict=True)):
             name = library.terms[term].inner[len(inner[term])].name
-            inner[term][name] = _estimate(value, variances[position + len(chosen) + place])
+            inner[term][name] = certainty.of(value, position + len(chosen) + place)
         terms = []
         for place, term in enumerate(chosen):
-            coefficient = _estimate(
-                float(candidates.coefficients[number][row][term]), variances[position + place]
-            )
+            coefficient = certainty.of(float(candidates.coefficients[number][row][term]), position + place)
             snapped = snap(coefficient.value, coefficient.stderr)
             terms.append(LawTerm(library.texts[term], coefficient, snapped, inner[term]))
         return tuple(terms), chosen, position + len(chosen) + len(owners)
@@ -277,9 +307,27 @@ def _shown(estimate: Estimate) -> float:
     return round_to_error(estimate.value, estimate.stderr)
 
 
-def _estimate(value: float, variance: float) -> Estimate:
-    """Return a value with its error, None where the variance is not finite."""
-    if not np.isfinite(variance) or variance < 0.0:
-        return Estimate(value, None, None)
-    stderr = float(np.sqrt(variance))
-    return Estimate(value, stderr, (value - NORMAL95 * stderr, value + NORMAL95 * stderr))
+@dataclass(frozen=True)
+class _Certainty:
+    """How sure the numbers of a law are.
+
+    Attributes:
+        variances: of all of them.
+        width: half of a 95 % interval, in standard deviations.
+        intervals: found by other means, shape ``(numbers, 2)``, NaN where there is none.
+    """
+
+    variances: np.ndarray
+    width: float
+    intervals: np.ndarray | None
+
+    def of(self, value: float, position: int) -> Estimate:
+        """Return a number with its error; without one where its variance is not finite."""
+        variance = float(self.variances[position])
+        if not np.isfinite(variance) or variance < 0.0:
+            return Estimate(value, None, None)
+        stderr = float(np.sqrt(variance))
+        interval = (value - self.width * stderr, value + self.width * stderr)
+        if self.intervals is not None and np.isfinite(self.intervals[position]).all():
+            interval = (float(self.intervals[position, 0]), float(self.intervals[position, 1]))
+        return Estimate(value, stderr, interval)

@@ -184,6 +184,17 @@ class MaskedLibraries(AbstractFilling):
             begin += room.width
         return np.concatenate(terms, axis=1), np.concatenate(inner, axis=1)
 
+    def physical(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return the coefficients and inner parameters that weights stand for, zero in the padding, same shape."""
+        blocks = []
+        for number, block in enumerate(self._blocks(weights)):
+            room = self.rooms[number]
+            blocks.append(self._coefficients(number, block))
+            if room.inner.shape[1]:
+                values = self._maps[number].physical(self._spread(number, block))
+                blocks.append(values.gather(1, room.inner) * room.inner_present)
+        return torch.cat(blocks, dim=1)
+
     def slope_of_coordinates(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the derivative of each coefficient or inner parameter by its weight, shape ``(B, n_weights)``."""
         blocks = []

@@ -199,8 +199,8 @@ class Refitter:
         noise_factor: np.ndarray | None = None,
     ) -> None:
         self._system, self._libraries, self._steps = system, libraries, steps
-        factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
-        self._factor = torch.as_tensor(factor, device=rows.times.device)
+        self.noise_factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
+        self._factor = torch.as_tensor(self.noise_factor, device=rows.times.device)
         self._rows = replace(rows, weights=rows.weights / self._factor)
         self.rounds = PENALISED_ROUNDS if rows.times.shape[1] > 2 else 0
         """Rounds of growing continuity before it is an equality; a single interval needs none."""
@@ -314,7 +314,7 @@ class Refitter:
 
     def _weighted(self, fits: Fits) -> np.ndarray:
         """Return the squared residuals as this refitter weighs them, shape ``(B,)``."""
-        return (fits.misfit / self._factor.cpu().numpy() ** 2).sum(axis=1)
+        return (fits.misfit / self.noise_factor**2).sum(axis=1)
 
     def _fits(
         self,

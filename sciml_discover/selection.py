@@ -22,6 +22,7 @@ from sciml_discover.errors import SolveError
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
 from sciml_discover.library import Library
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
+from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.regressors import Supports
 from sciml_discover.search import LawSearch, SearchOptions
@@ -55,6 +56,9 @@ POLISHED_DELTA, POLISHED = 10.0, 20
 
 LARGEST_MISFIT = 1000.0
 """Mean squared residual, in units of the noise, above which a trained trajectory is no place to start from."""
+
+SEARCH_ACCURACY, LAST_ACCURACY = 0.2, 1e-3
+"""Error of the solution over an interval, in units of the noise, that the search and the last fits may have."""
 
 PLAUSIBLE = 1e-3
 """Probability of so large a misfit below which the best law is not good enough, and the search widens."""
@@ -181,7 +185,9 @@ def select(
     # What can still be shown is fitted once more: with steps as short as the best law needs, and with weights of the
     # observables that know what it says of the noise.
     objective, unknowns = search.refitter.problem(best)
-    finer = max(choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=1e-3), steps)
+    finer = max(
+        choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=LAST_ACCURACY), steps
+    )
     factor = criterion.noise_with_law(best.misfit[0])
     refitter = Refitter(system, libraries, rows, finer, factor)
     fits = refitter.polish(fits.take(_presentable(values, fits.candidates.complexity, options)), watch)
@@ -250,7 +256,7 @@ def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.T
     ude, theta = trained_ude(system, trained)
     initial = torch.as_tensor(trained.initial_states)[None]
     state = FitState(rows.smooth_states[None], theta)
-    steps = choose_steps(ude, rows, state)
+    steps = choose_steps(ude, rows, state, accuracy=SEARCH_ACCURACY)
     solved = solve_rows(ude, rows, initial, theta, steps)[0]
     usable = torch.isfinite(solved).all(-1).all(-1)
     if rows.sees_every_state:
@@ -303,9 +309,13 @@ def _rank(
     chosen = fits.take(shown)
     objective, unknowns = refitter.problem(chosen)
     covariance = objective.covariance(unknowns).cpu().numpy()
-    builder = LawBuilder(system, libraries, objective, data.noise.estimated, n_common)
+    builder = LawBuilder(system, libraries, objective, data.noise.estimated, n_common, refitter.noise_factor)
+    variance, width = builder.scale(chosen, 0)
+    profiles = {0: profile_intervals(refitter, chosen, 0, width**2 * variance)}
     laws = tuple(
-        builder.law(chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]))
+        builder.law(
+            chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]), profiles.get(row)
+        )
         for row, i in enumerate(shown)
     )
     laws = (_with_inclusion(system, laws[0], fits, values), *laws[1:])

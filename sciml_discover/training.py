@@ -18,8 +18,9 @@ from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.objectives import DerivativeMatching, DirectCollocation, ObjectiveOptions
 from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
+from sciml_discover.objectives.stability import explosive
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
-from sciml_discover.optimizers.driver import Position, begin, next_round
+from sciml_discover.optimizers.driver import Position, begin, minimise, next_round
 from sciml_discover.presets import Preset, TrainStage, stages_of
 from sciml_discover.solve import choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
@@ -40,6 +41,9 @@ T = TypeVar("T")
 MISLEADING = 10.0
 """A solution in one piece whose chi-square is this many times that of states which solve the equation piece by piece
 says nothing of the fit."""
+
+REDRAWS = 8
+"""How often starts are drawn anew whose equations explode between rows."""
 
 SMALL_FACTOR = 0.1
 """Rows where the factor of a hole is a smaller part of its largest value say nothing about the hole's size."""
@@ -148,6 +152,13 @@ def hole_sizes(system: System, rows: Rows) -> list[float]:
     return sizes
 
 
+def draw_starts(ude: UDE[ResidualNetworks], rows: Rows, starts: int, seed: int | Sequence[int]) -> FitState:
+    """Return starts at the law-free states, their weights drawn and their parameters spread over the bounds."""
+    weights = ude.filling.initial_weights(starts, np.random.default_rng(seed))
+    theta = torch.cat([ude.parameters.spread(starts, seed), weights], dim=1)
+    return FitState(rows.smooth_states.expand(starts, *rows.smooth_states.shape).clone(), theta)
+
+
 @dataclass(frozen=True)
 class Batch:
     """The starts that are still trained, ``B`` of them, at the begin of a stage.
@@ -174,6 +185,19 @@ class Batch:
             self.score[index],
             self.converged[index],
             self.prior[index],
+        )
+
+    def put(self, index: torch.Tensor, fit: FitState, converged: torch.Tensor) -> Batch:
+        """Return the batch with others in some places, which nobody has solved yet."""
+        return Batch(
+            self.number,
+            FitState(
+                self.fit.states.index_copy(0, index, fit.states),
+                self.fit.theta.index_copy(0, index, fit.theta),
+            ),
+            self.score.index_fill(0, index, torch.inf),
+            self.converged.index_copy(0, index, converged),
+            self.prior,
         )
 
 
@@ -269,10 +293,7 @@ def train(
     rows = use_known_equations(system, rows) if seen else estimate_states(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
     ude = UDE(system, networks, device, PARAMETER_PRIOR)
-    weights = networks.initial_weights(options.starts, np.random.default_rng(seed))
-    theta = torch.cat([ude.parameters.spread(options.starts, seed), weights], dim=1)
-    smooth = rows.smooth_states.expand(options.starts, *rows.smooth_states.shape)
-    fit = FitState(smooth.clone(), theta)
+    fit = draw_starts(ude, rows, options.starts, seed)
 
     record, stages = _Record(watch, options.starts), options.stages or stages_of(options.preset)
     if not options.stages and not seen:
@@ -285,7 +306,7 @@ def train(
     begin = Standing(0, 0, Batch(number, fit, nothing_yet, settled, networks.priors(options.starts)))
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
-    batch = _Loop(ude, rows, tuple(stages), options.keep, record, files).run(begin)
+    batch = _Loop(ude, rows, tuple(stages), options.keep, seed, record, files).run(begin)
     result = _result(system, ude, rows, batch, record, options)
     files.remove()
     return result
@@ -355,10 +376,12 @@ class _Loop:
         rows: Rows,
         stages: tuple[TrainStage, ...],
         keep: float,
+        seed: int,
         record: _Record,
         files: Checkpoints,
     ) -> None:
-        self._ude, self._rows, self._stages, self._keep = ude, rows, stages, keep
+        self._ude, self._rows, self._stages = ude, rows, stages
+        self._keep, self._seed = keep, seed
         self._record, self._files = record, files
 
     def run(self, standing: Standing) -> Batch:
@@ -393,6 +416,8 @@ class _Loop:
             self._record.notes.append(f"{way.name} left out after a numerical failure: {problem}")
             return Standing(standing.stage + 1, 0, batch)
         batch = self._better(way.name, outcome)
+        if standing.stage == 0 and isinstance(way.objective, DerivativeMatching):
+            batch = self._stable(way, stage.optimizer, batch)
         if stage.optimizer.order == 2 and self._keep < 1.0:
             batch = batch.take(self._strongest(way.name, batch.score))
         return Standing(standing.stage + 1, 0, batch)
@@ -443,14 +468,15 @@ class _Loop:
         own = _scores_of(self._ude, self._rows, fit.states, fit.theta)
         if bool((scores <= MISLEADING * own).any()):
             return scores
-        solved = position.objective.solved(position.state.unknowns)
-        if bool(solved.any()):
+        discrepancy = position.objective.discrepancy(position.state.unknowns)
+        told = torch.isfinite(discrepancy)
+        if bool(told.any()):
             self._record.event(
                 name,
-                f"{int(solved.sum())} of {len(scores)} starts judged by their states, which solve the equation piece "
+                f"{int(told.sum())} of {len(scores)} starts judged by their states, which solve the equation piece "
                 "by piece: no solution in one piece follows the data",
             )
-        return torch.where(solved, own, scores)
+        return torch.where(told, own + discrepancy, scores)
 
     def _steps(self, way: Way, fit: FitState) -> int:
         """Return the Runge-Kutta steps per interval, where the objective takes any."""
@@ -479,6 +505,27 @@ class _Loop:
             torch.where(better, after.converged, before.converged),
             torch.where(better[:, None], after.prior, before.prior),
         )
+
+    def _stable(self, way: Way, optimizer: AbstractOptimizer, batch: Batch) -> Batch:
+        """Return the batch with other starts in place of those whose equations explode between rows."""
+        bad = explosive(self._ude, self._rows, batch.fit)
+        for number in range(1, REDRAWS + 1):
+            if not bool(bad.any()):
+                break
+            draw = draw_starts(self._ude, self._rows, len(bad), (self._seed, number))
+            objective = way.objective.build(self._ude, self._rows, steps=1)
+            position = minimise(optimizer, objective, objective.start(draw))
+            fit = position.objective.finish(position.state.unknowns)
+            good = torch.isfinite(fit.theta).all(1) & ~explosive(self._ude, self._rows, fit)
+            place, found = torch.nonzero(bad).flatten(), torch.nonzero(good).flatten()
+            count = min(len(place), len(found))
+            self._record.event(
+                way.name,
+                f"{len(place)} of {len(bad)} starts explode between rows; {count} of them were drawn anew",
+            )
+            batch = batch.put(place[:count], fit.take(found[:count]), position.state.converged[found[:count]])
+            bad[place[:count]] = False
+        return batch
 
     def _strongest(self, name: str, values: torch.Tensor) -> torch.Tensor:
         """Return the positions of the starts that go on, those of the lowest values, in their order."""

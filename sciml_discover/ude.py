@@ -7,6 +7,7 @@ of the filling.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
@@ -59,7 +60,7 @@ class ParameterMap:
         value = self._map.inside(self._values[self._free])
         return self.coordinates(value[None]).expand(batch, self.n_free).clone()
 
-    def spread(self, batch: int, seed: int) -> torch.Tensor:
+    def spread(self, batch: int, seed: int | Sequence[int]) -> torch.Tensor:
         """Return coordinates all over the range of every free parameter, shape ``(batch, n_free)``.
 
         The first are the stated values. The others are Sobol points (Sobol 1967, doi:10.1016/0041-5553(67)90144-9):

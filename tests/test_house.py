@@ -29,7 +29,7 @@ FLOORS = (
     ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("coordinates", "factors", "library", "constraints", "holes", "masked_libraries", "evidence", "ude"),
     ("objectives", "optimizers", "solve", "unknown_inputs", "trained", "checkpoint", "presets", "training"),
-    ("residual_samples", "regressors", "refit", "seeds", "moves", "search"),
+    ("residual_samples", "regressors", "refit", "profiles", "seeds", "moves", "search"),
     ("simplify", "laws", "criterion", "selection"),
     ("forecasts", "next_measurement", "scores", "baselines", "validation"),
     ("result", "report", "exports"),

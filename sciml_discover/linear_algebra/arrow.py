@@ -118,6 +118,26 @@ class ArrowNormal:
         own_step = -eliminated[..., -1] - (eliminated[..., :-1] @ shared_step[:, None, :, None])[..., 0]
         return own_step, shared_step
 
+    def solve_holding(self, held: torch.Tensor, move: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return Gauss-Newton steps of the first nodes and of ``theta`` in which one number moves as told.
+
+        Args:
+            held: position in ``theta`` of each member's number, shape ``(B,)``.
+            move: how far it goes, shape ``(B,)``.
+        """
+        matrix, rows = self.fisher(), torch.arange(len(held), device=held.device)
+        gradient = torch.cat([self.shared_gradient, self.own_gradient.flatten(1)], dim=1)
+        unit = torch.zeros_like(gradient)
+        unit[rows, held] = 1.0
+        scale = matrix.diagonal(dim1=-2, dim2=-1).clamp_min(1e-300).rsqrt()[:, :, None]
+        right = torch.stack([-gradient, unit], dim=-1) * scale
+        solved, _ = torch.linalg.solve_ex(matrix * scale * scale.transpose(-1, -2), right)
+        free, along = (solved * scale).unbind(-1)
+        # Along this direction only the gradient by the number held changes.
+        step = free + along * ((move - free[rows, held]) / along[rows, held])[:, None]
+        width = self.shared.shape[-1]
+        return step[:, width:].reshape(self.own_gradient.shape), step[:, :width]
+
     def predicted_change(self, own_step: torch.Tensor, shared_step: torch.Tensor) -> torch.Tensor:
         """Return the change of half the squared norm that the linear model promises, shape ``(B,)``."""
         linear = (self.own_gradient * own_step).sum((1, 2)) + (self.shared_gradient * shared_step).sum(1)

@@ -126,9 +126,12 @@ class AbstractObjective(ABC):
         """Return the objective, prepared for a fit that begins where ``state`` is, before its first round."""
         return self
 
-    def solved(self, unknowns: torch.Tensor) -> torch.Tensor:
-        """Return which members' states solve their equations for all that the noise can tell, shape ``(B,)``."""
-        return torch.zeros(len(unknowns), dtype=torch.bool, device=unknowns.device)
+    def discrepancy(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return how far states are from solving their equations between rows, in squared noise sd, shape ``(B,)``.
+
+        It is infinite where an objective cannot tell.
+        """
+        return torch.full((len(unknowns),), torch.inf, dtype=torch.float64, device=unknowns.device)
 
     @property
     def prior(self) -> torch.Tensor | None:

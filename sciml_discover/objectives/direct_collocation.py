@@ -36,6 +36,7 @@ from sciml_discover.objectives.abstract import (
 from sciml_discover.objectives.mesh import Mesh, carry_states, recall_mesh, row_mesh
 from sciml_discover.objectives.multiple_shooting import MultipleShooting
 from sciml_discover.objectives.problem import FitState, Rows
+from sciml_discover.objectives.stability import growth
 from sciml_discover.ude import UDE, Dynamics, Slopes
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ UNSTABLE = 1.5
 """Most growth of a state's logarithm over an interval. A longer step of an L-stable method would damp what should grow,
 and its stage matrix can be singular."""
 
-ACCURATE, LARGEST_GROWTH = 1.0, 2.5
-"""An interval that is less wrong, and in which less grows, than this can be believed. The stage matrix of three stages
-has its first singularity at a growth of 2.7."""
+LARGEST_GROWTH = 2.5
+"""An interval in which less grows than this can be believed. The stage matrix of three stages has its first singularity
+at a growth of 2.7."""
 
 MOST_PIECES = 64
 """Most pieces into which an interval is split at once."""
@@ -327,12 +328,16 @@ class CollocationObjective(AbstractObjective):
         error = self._error(self._inverse(slopes.by_state), self._defect(nodes, stages, slopes.value))
         return error, slopes.by_state.reshape(*stages.shape, stages.shape[-1])
 
-    def solved(self, unknowns: torch.Tensor) -> torch.Tensor:
-        """Return whose defects are closed, on intervals that are short enough for that to mean something, ``(B,)``."""
-        wrong, growth = self._trouble(unknowns)
+    def discrepancy(self, unknowns: torch.Tensor) -> torch.Tensor:
+        """Return the squared errors at the ends of all intervals, in units of the noise, ``(B,)``.
+
+        It is infinite where defects are not closed, or intervals too long to see what grows in them.
+        """
+        wrong, grown = self._trouble(unknowns)
         with torch.no_grad():
             closed = self._point(unknowns)[0].abs().flatten(1).amax(1) < 2.0 * CLOSED
-        return closed & (wrong.flatten(1).amax(1) < ACCURATE) & (growth.flatten(1).amax(1) < LARGEST_GROWTH)
+        told = closed & (grown.flatten(1).amax(1) < LARGEST_GROWTH)
+        return torch.where(told, wrong.square().sum((1, 2)), torch.inf)
 
     def _trouble(self, unknowns: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return how wrong the end of each interval is, and how much grows in it, shape ``(B, J, S)``."""
@@ -349,9 +354,8 @@ class CollocationObjective(AbstractObjective):
             ends = error[..., -1, :] * halves._tolerance
             moved = ends[:, :, 1::2] + (passed @ ends[:, :, 0::2, :, None])[..., 0]
         wrong = torch.nan_to_num((moved / self._tolerance).abs(), nan=torch.inf).amax(-1)
-        growth = _growth(by_state, halves.mesh.length[..., None])
-        growth = growth.reshape(*wrong.shape, -1).amax(-1)
-        return wrong, 2.0 * growth
+        rates = growth(by_state, halves.mesh.length[..., None], UNSTABLE)
+        return wrong, 2.0 * rates.reshape(*wrong.shape, -1).amax(-1)
 
     def _pieces(self, unknowns: torch.Tensor, *, accurately: bool = True) -> torch.Tensor | None:
         """Return into how many pieces each interval should be split, shape ``(J, S)``; None if none should.
@@ -364,8 +368,8 @@ class CollocationObjective(AbstractObjective):
             unknowns: where the fit stands.
             accurately: whether the first of the two counts.
         """
-        wrong, growth = (item.median(0).values for item in self._trouble(unknowns))
-        pieces = torch.ceil(growth / UNSTABLE)
+        wrong, grown = (item.median(0).values for item in self._trouble(unknowns))
+        pieces = torch.ceil(grown / UNSTABLE)
         if accurately:
             # The error falls with a high power of the length; much more than 4 pieces cannot be foretold.
             power = 1.0 / (2 * self.options.stages - 1)
@@ -615,22 +619,6 @@ class _Setting:
             self.weight,
             self.node_damping,
         )
-
-
-def _growth(by_state: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
-    """Return how fast the fastest growing direction grows times the length of the interval, shape ``(B, ...)``.
-
-    Args:
-        by_state: derivatives of the right-hand side, shape ``(B, ..., d, d)``.
-        length: broadcastable to ``(...)``.
-    """
-    bound = length * torch.linalg.matrix_norm(by_state)
-    growth = torch.zeros_like(bound)
-    fast = bound > UNSTABLE
-    if bool(fast.any()):
-        matrices = torch.nan_to_num(by_state[fast], nan=0.0, posinf=0.0, neginf=0.0)
-        growth[fast] = torch.linalg.eigvals(matrices).real.amax(-1) * length.expand_as(bound)[fast]
-    return growth
 
 
 @dataclass(frozen=True)

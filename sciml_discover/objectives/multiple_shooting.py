@@ -589,9 +589,23 @@ class ConstrainedShooting(AbstractLinearization):
         """Return the step of all unknowns and the change of cost that the linear model promises."""
         own, shared = self.normal.solve(damping)
         change = self.normal.predicted_change(own, shared) + self.closed_cost - self.cost
+        return self._of_all(own, shared), change
+
+    def solve_holding(self, held: torch.Tensor, move: torch.Tensor) -> torch.Tensor:
+        """Return the step of all unknowns in which one number of ``theta`` moves as told and all else follows.
+
+        Args:
+            held: position in ``theta`` of each member's number, shape ``(B,)``.
+            move: how far it goes, shape ``(B,)``.
+        """
+        own, shared = self.normal.solve_holding(held, move)
+        return self._of_all(own, shared)
+
+    def _of_all(self, own: torch.Tensor, shared: torch.Tensor) -> torch.Tensor:
+        """Return the step of all unknowns from those of the first nodes and of ``theta``."""
         both = torch.cat([own, shared[:, None, :].expand(-1, own.shape[1], -1)], dim=-1)
         nodes = (self.condensed.matrix @ both[:, :, None, :, None])[..., 0] + self.condensed.offset
-        return torch.cat([nodes.flatten(1), shared], dim=1), change
+        return torch.cat([nodes.flatten(1), shared], dim=1)
 
     def choose(self, keep: torch.Tensor, other: AbstractLinearization) -> ConstrainedShooting:
         """Return the members of this one where ``keep`` holds, of the other elsewhere."""
