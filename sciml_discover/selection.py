@@ -318,7 +318,7 @@ def _rank(
         )
         for row, i in enumerate(shown)
     )
-    laws = (_with_inclusion(system, laws[0], fits, values), *laws[1:])
+    laws = (_with_inclusion(system, laws[0], fits, values, best), *laws[1:])
     return RankedLaws(
         laws=laws,
         n_rivals=len(near),
@@ -355,7 +355,7 @@ def _correlations(system: System, law: Law) -> list[str]:
     return sentences
 
 
-def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray) -> Law:
+def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray, best: int) -> Law:
     """Return the choice with the probability of each of its terms, over all laws of a pool.
 
     Each law weighs ``exp(-criterion / 2)``, which approximates its posterior probability (Raftery 1995,
@@ -364,7 +364,7 @@ def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray) ->
     weights = np.where(np.isfinite(values), np.exp(-0.5 * (values - np.min(values))), 0.0)
     missing = {}
     for hole, supports in zip(system.missing, fits.candidates.supports, strict=True):
-        shares = (weights @ supports / weights.sum())[supports[int(np.argmin(values))]]
+        shares = (weights @ supports / weights.sum())[supports[best]]
         missing[hole.name] = tuple(
             replace(term, inclusion=float(share))
             for term, share in zip(law.missing[hole.name], shares, strict=True)
