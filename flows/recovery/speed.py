@@ -43,15 +43,15 @@ def measure_speed(row: str, _: str, seed: int) -> Measurement:
 
     candidates = every_short_law(place)
     search = LawSearch(
-        place.refitter,
-        place.libraries,
-        place.constraints,
-        NO_PARAMETERS,
-        rank,
-        lambda _: True,
-        SearchOptions(rounds=0),
-        SelectOptions().rival_delta,
-        nobody_watches,
+        refitter=place.refitter,
+        libraries=place.libraries,
+        constraints=place.constraints,
+        rank=rank,
+        plausible=lambda _: True,
+        options=SearchOptions(rounds=0),
+        delta=SelectOptions().rival_delta,
+        watch=nobody_watches,
+        starts=NO_PARAMETERS,
     )
     clock = time.perf_counter()
     pool = search.run(begun(place, candidates))
