@@ -220,9 +220,11 @@ def _seeds(
         )
     both, seen, kept = Candidates.join(there), set[bytes](), []
     several = len(there[0]) if len(there) > 1 else len(both)
+    inner = both.n_inner(libraries)
     for i, key in enumerate(both.keys):
-        # A proposal has better numbers than the same law of the exhaustive list.
-        if i >= several and key in seen:
+        # A proposal has better numbers than the same law of the exhaustive list, unless parameters inside its terms
+        # may have started far off: then all starts count.
+        if i >= several and key in seen and not inner[i]:
             continue
         if i < several:
             seen.add(key)
@@ -298,6 +300,11 @@ def _rank(
         for i in order
         if not any(complexity[k] < complexity[i] and fits.chi_square[k] <= fits.chi_square[i] for k in order)
     ]
+    if not order:
+        raise SolveError(
+            "none of the best laws could be solved with shorter steps and the noise that they leave; "
+            "widen [regress.library], or look at the trained equation in the report"
+        )
     best = order[0]
     near = [i for i in order[1:] if values[i] - values[best] <= options.rival_delta][: options.rivals]
     rest, sizes = [], {int(complexity[i]) for i in [best, *near]}
