@@ -24,6 +24,9 @@ LAWS = RegressOptions(
     )
 )
 
+INOCULUM = 0.2
+"""Biomass at the first row, which nobody measures."""
+
 NOISE = 0.01
 """Sd, as a fraction of the sd of what is measured."""
 
@@ -36,12 +39,15 @@ def problems() -> Mapping[str, TrainingProblem]:
         missing={"uptake": ["s"]},
         equations={"s": "-uptake"},
     )
-    culture = System.from_text(
-        states={"cells": {"positive": True}, "s": {"positive": True}},
-        parameters={"yield_": {"value": 0.5, "fixed": True}},
-        missing={"rate": ["s"]},
-        equations={"cells": "rate*cells", "s": "-rate*cells/yield_"},
-        observables=["s"],
+    culture, known_culture = (
+        System.from_text(
+            states={"cells": {"positive": True, **start}, "s": {"positive": True}},
+            parameters={"yield_": {"value": 0.5, "fixed": True}},
+            missing={"rate": ["s"]},
+            equations={"cells": "rate*cells", "s": "-rate*cells/yield_"},
+            observables=["s"],
+        )
+        for start in ({}, {"initial": INOCULUM})
     )
     gene = System.from_text(
         states={"p": {"positive": True}},
@@ -53,9 +59,20 @@ def problems() -> Mapping[str, TrainingProblem]:
         "Michaelis-Menten": TrainingProblem(
             decay, {"uptake": "1.2*s/(0.7 + s)"}, np.array([4.0]), np.linspace(0.0, 6.0, 61), 0.0, {}
         ),
-        "Monod, only the substrate measured": TrainingProblem(
-            culture, {"rate": "1.0*s/(0.8 + s)"}, np.array([0.2, 5.0]), np.linspace(0.0, 6.0, 61), 0.0, {}
-        ),
+        **{
+            name: TrainingProblem(
+                system,
+                {"rate": "1.0*s/(0.8 + s)"},
+                np.array([INOCULUM, 5.0]),
+                np.linspace(0.0, 6.0, 61),
+                0.0,
+                {},
+            )
+            for name, system in {
+                "Monod, only the substrate measured": culture,
+                "the same, first biomass known": known_culture,
+            }.items()
+        },
         "Hill, n = 2": TrainingProblem(
             gene,
             {"activation": "3.0*p**2/(1.44 + p**2)"},
@@ -70,6 +87,7 @@ def problems() -> Mapping[str, TrainingProblem]:
 TRUE_NUMBERS = {
     "Michaelis-Menten": (1.2, 0.7),
     "Monod, only the substrate measured": (1.0, 0.8),
+    "the same, first biomass known": (1.0, 0.8),
     "Hill, n = 2": (3.0, 1.2),
 }
 """Largest rate, and the constant inside."""
