@@ -75,6 +75,6 @@ def stages_of(preset: Preset) -> tuple[TrainStage, ...]:
         objective=DerivativeMatching(), optimizer=GaussNewton(iterations=100, tolerance=0.5)
     )
     collocation = TrainStage(
-        objective=DirectCollocation(), optimizer=GaussNewton(iterations=100, tolerance=0.05)
+        objective=DirectCollocation(), optimizer=GaussNewton(iterations=100, tolerance=0.2)
     )
     return (matching, collocation)

@@ -381,13 +381,14 @@ def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray, be
 
 def _exchangeable(laws: Sequence[Law]) -> list[str]:
     """Name terms of the choice that a rival has another term for: on these data they cannot be told apart."""
-    sentences = []
+    found: dict[tuple[str, str, str], float] = {}
     for rival in laws[1:]:
         for hole, terms in laws[0].missing.items():
             own, other = {term.term for term in terms}, {term.term for term in rival.missing[hole]}
             if len(own - other) == len(other - own) == 1:
-                one, two = (own - other).pop(), (other - own).pop()
-                sentences.append(
-                    f"{one} and {two} in {hole} cannot be told apart on these data (criterion {rival.delta:+.1f})"
-                )
-    return list(dict.fromkeys(sentences))
+                # Rivals come by criterion: the first says how near the exchange alone can be.
+                found.setdefault((hole, (own - other).pop(), (other - own).pop()), rival.delta)
+    return [
+        f"{one} and {two} in {hole} cannot be told apart on these data (criterion {delta:+.1f})"
+        for (hole, one, two), delta in found.items()
+    ]

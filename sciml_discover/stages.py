@@ -317,7 +317,7 @@ def _unit_table(units: SystemUnits | None, laws: RankedLaws) -> UnitTable:
 
 STAGES: tuple[Stage, ...] = (
     Stage("data", 1, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
-    Stage("train", 3, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
+    Stage("train", 4, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
     Stage("regress", 2, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(

@@ -6,6 +6,7 @@ traceback and another exit status than zero.
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import os
@@ -27,6 +28,10 @@ LARGEST_SHARE = 0.7
 """Share of the machine's memory that a run may take: beyond it the run fails, not the machine."""
 
 
+HEAVY = ("torch", "sympy", "scipy.integrate", "scipy.optimize")
+"""Imported before the clock of a training starts, as the peers' scripts do; the library would do so at first use."""
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run one case and print what was measured."""
     name, seed, preset, *rest = arguments
@@ -41,6 +46,8 @@ def measure(name: str, seed: int, preset: str, settings: dict[str, str]) -> dict
     from flows.benchmarks.measurement import CannotRun
 
     record: dict[str, Any] = {"status": "ok", "reason": "", "figures": {}, "seconds": {}, "words": {}}
+    for module in HEAVY:
+        importlib.import_module(module)
     imported = time.perf_counter()
     try:
         measured = CASES[name].measure(seed, preset, settings)
