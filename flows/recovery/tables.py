@@ -61,7 +61,6 @@ def markdown(document: dict[str, Any]) -> str:
         runs = [run for run in document["runs"] if run["case"] == name]
         table = lines(case, runs)
         if table:
-            # Pipes and line ends would break the table.
             parts.append(f"**{case.title}** (`--cases {name}`)\n\n{markdown_table(heads(case), table)}")
             if case.note:
                 parts.append(case.note + "\n")
@@ -99,9 +98,11 @@ def terminal_tables(document: dict[str, Any]) -> Group:
     for name, case in CASES.items():
         rows = lines(case, [run for run in document["runs"] if run["case"] == name])
         if rows:
-            table = Table(*heads(case), title=case.title, title_justify="left")
-            for row in rows:
-                table.add_row(*map(Text, row))
+            # Too many columns for a terminal: what the table has beside each other stands here in one cell.
+            table = Table("row", "figures", title=case.title, title_justify="left")
+            for row, *cells in rows:
+                pairs = zip(heads(case)[1:], cells, strict=True)
+                table.add_row(Text(row), Text("; ".join(f"{head}: {cell}" for head, cell in pairs if cell)))
             parts.append(table)
     return Group(*parts, Text(document["file"], style="dim", overflow="fold"))
 
