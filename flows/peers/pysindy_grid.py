@@ -70,7 +70,9 @@ def _derivatives(times: np.ndarray, values: np.ndarray, noise: float, drop: floa
     if not noise:
         return [ps.FiniteDifference(order=2)]
     square = len(times) * (noise * np.abs(values).mean()) ** 2
-    found = [ps.SINDyDerivative(kind="spline", s=factor * square, order=3) for factor in (0.5, 1.0)]
+    found: list[Any] = [
+        ps.SINDyDerivative(kind="spline", s=factor * square, order=3) for factor in (0.5, 1.0)
+    ]
     if not drop:
         found.append(ps.SmoothedFiniteDifference(smoother_kws={"window_length": 15}))
     return found

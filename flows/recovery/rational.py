@@ -128,5 +128,9 @@ RATIONAL = Case(
     ),
     seeds=tuple(range(1000, 1020)),
     seconds=120.0,
-    note="61 rows. Candidates: polynomials to degree 3, `input/(K + input)`, `input**2/(K**2 + input**2)`.",
+    note=(
+        "61 rows. Candidates: polynomials to degree 3, `input/(K + input)`, `input**2/(K**2 + input**2)`. Biomass that "
+        "nobody measures is only known from the substrate that it takes. Known, it is given as `initial`, which fits "
+        "start from and are not yet held to."
+    ),
 )
