@@ -333,6 +333,55 @@ def benchmark_regression(
     return 0 if document["figures"] else FAILED
 
 
+@benchmarks.command("recovery")
+@exits
+def benchmark_recovery(
+    cases: Annotated[
+        str,
+        typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given."),
+    ] = "",
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--row", metavar="NAME", help="A row of a table, as it is called there; may be repeated."
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="VALUES", help="Such as 1000..1019; each case's own if not given."),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            metavar="JSON",
+            help="The document to begin or to go on with; what it has is not run again. "
+            "Default: benchmarks/recovery.json in --out.",
+        ),
+    ] = None,
+    out: OutFolder = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+) -> int:
+    """Hide known laws, look for them in noisy data, and count what comes back.
+
+    Exit status: 0 once all was measured, whatever was found; 2 wrong input; 130 interrupted; 1 anything else.
+    """
+    import json
+
+    from rich.console import Console
+
+    from flows.launch import launch_recovery_benchmark
+
+    console = Console(stderr=True)
+    document = launch_recovery_benchmark(cases, rows or (), seeds, file=file, out=out, console=console)
+    from flows.recovery.tables import terminal_tables
+
+    console.print(terminal_tables(document))
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False,

@@ -185,6 +185,38 @@ def launch_regression_benchmark(
     return state.result()
 
 
+def launch_recovery_benchmark(
+    cases: str, rows: Sequence[str], seeds: str | None, *, file: Path | None, out: Path, console: Console
+) -> dict[str, Any]:
+    """Run the flow ``benchmark_recovery`` once and return its document.
+
+    Raises:
+        InputError: if a case, a row, a seed, the file or the output folder cannot be used.
+    """
+    from flows.recovery.document import read_runs
+    from flows.recovery.plan import check_request
+
+    # Checked here, so that a mistake is told before a server starts.
+    request = check_request(cases, rows, seeds)
+    if file is not None:
+        read_runs(file)
+    out = writable_folder(out)
+    with _prefect(out, "flows.benchmark_recovery", lambda: None) as clock, shown_on(console) as watch:
+        from flows.benchmark_recovery import benchmark_recovery
+
+        clock.watch = watch
+        state = benchmark_recovery(
+            cases=list(request.cases),
+            rows=list(request.rows),
+            seeds=seeds,
+            file=None if file is None else str(file),
+            out=str(out),
+            return_state=True,
+        )
+        _settle(state)
+    return state.result()
+
+
 @contextlib.contextmanager
 def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Session]:
     """Have a Prefect server; while it starts, ``prepare`` and import the module of a flow."""

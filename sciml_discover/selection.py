@@ -199,9 +199,11 @@ def _seeds(
         )
     both, seen, kept = Candidates.join(there), set[bytes](), []
     several = len(there[0]) if len(there) > 1 else len(both)
+    inner = both.n_inner(libraries)
     for i, key in enumerate(both.keys):
-        # A proposal has better numbers than the same law of the exhaustive list.
-        if i >= several and key in seen:
+        # A proposal has better numbers than the same law of the exhaustive list, unless parameters inside its terms
+        # may have started far off: then all starts count.
+        if i >= several and key in seen and not inner[i]:
             continue
         if i < several:
             seen.add(key)
@@ -275,6 +277,11 @@ def _rank(
         for i in order
         if not any(complexity[k] < complexity[i] and fits.chi_square[k] <= fits.chi_square[i] for k in order)
     ]
+    if not order:
+        raise SolveError(
+            "none of the best laws could be solved with shorter steps and the noise that they leave; "
+            "widen [regress.library], or look at the trained equation in the report"
+        )
     best = order[0]
     near = [i for i in order[1:] if values[i] - values[best] <= options.rival_delta][: options.rivals]
     rest, sizes = [], {int(complexity[i]) for i in [best, *near]}
@@ -302,7 +309,7 @@ def _rank(
         )
         for row, i in enumerate(shown)
     )
-    laws = (_with_inclusion(system, laws[0], fits, values), *laws[1:])
+    laws = (_with_inclusion(system, laws[0], fits, values, best), *laws[1:])
     return RankedLaws(
         laws=laws,
         n_rivals=len(near),
@@ -339,7 +346,7 @@ def _correlations(system: System, law: Law) -> list[str]:
     return sentences
 
 
-def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray) -> Law:
+def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray, best: int) -> Law:
     """Return the choice with the probability of each of its terms, over all laws of a pool.
 
     Each law weighs ``exp(-criterion / 2)``, which approximates its posterior probability (Raftery 1995,
@@ -348,7 +355,7 @@ def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray) ->
     weights = np.where(np.isfinite(values), np.exp(-0.5 * (values - np.min(values))), 0.0)
     missing = {}
     for hole, supports in zip(system.missing, fits.candidates.supports, strict=True):
-        shares = (weights @ supports / weights.sum())[supports[int(np.argmin(values))]]
+        shares = (weights @ supports / weights.sum())[supports[best]]
         missing[hole.name] = tuple(
             replace(term, inclusion=float(share))
             for term, share in zip(law.missing[hole.name], shares, strict=True)

@@ -130,12 +130,13 @@ def markdown(document: dict[str, Any]) -> str:
         f"({machine['processor']}), Python {versions['python']}, torch {versions.get('torch', 'not installed')}."
     )
     cases = "\n".join(f"- `{case['name']}`: {case['title']}" for case in document["cases"])
-    targets = _markdown_table(TARGET_HEADS, target_lines(document["rows"]))
-    figures = _markdown_table(FIGURE_HEADS, figure_lines(document["rows"]))
+    targets = markdown_table(TARGET_HEADS, target_lines(document["rows"]))
+    figures = markdown_table(FIGURE_HEADS, figure_lines(document["rows"]))
     return f"{about}\n\n{cases}\n\n{targets}\n{figures}"
 
 
-def _markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def markdown_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
     rows = [heads, ["---"] * len(heads), *lines]
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in rows)
 
