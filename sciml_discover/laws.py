@@ -128,7 +128,7 @@ class LawBuilder:
     def __init__(
         self,
         system: System,
-        libraries: list[Library],
+        libraries: Sequence[Library],
         objective: ShootingObjective,
         estimated: bool,
         n_common: int,

@@ -294,8 +294,24 @@ class Refitter:
     def curvature(self, fits: Fits) -> Curvature:
         """Return first and second derivatives of half of chi-square at continuous trajectories.
 
-        Linearised (Gauss-Newton); for noise sds as this refitter weighs by them.
+        Linearised (Gauss-Newton); for noise sds as this refitter weighs by them. All candidates have the same number
+        of terms.
         """
+        widest = int(fits.candidates.complexity.max() + fits.candidates.n_inner(self._libraries).max())
+        columns = 2 * self._system.dimension + fits.coordinates.shape[1] + widest
+        most = max(1, int(MOST_NUMBERS / (fits.states[0].numel() * columns)))
+        members = np.arange(len(fits.candidates))
+        parts = [
+            self._curvature(fits.take(part)) for part in np.array_split(members, -(-len(members) // most))
+        ]
+        return Curvature(
+            matrix=np.concatenate([part.matrix for part in parts]),
+            gradient=np.concatenate([part.gradient for part in parts]),
+            terms=np.concatenate([part.terms for part in parts]),
+            inner=np.concatenate([part.inner for part in parts]),
+        )
+
+    def _curvature(self, fits: Fits) -> Curvature:
         objective, unknowns = self.problem(fits)
         linearized = objective.linearize(unknowns)
         filling = objective.ude.filling

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import pydantic
 
 from sciml_discover.base import Options, Progress, Watch
 from sciml_discover.constraints import Constraints
+from sciml_discover.criterion import Criterion, misfit_p_value
 from sciml_discover.library import Library
 from sciml_discover.moves import neighbours
 from sciml_discover.refit import Fits, Refitter
@@ -23,6 +24,9 @@ LEADERS = 24
 
 PER_SIZE = 2
 """Candidates of each size that are refitted to the end: the Pareto front wants them."""
+
+PLAUSIBLE = 1e-3
+"""Probability of so large a misfit below which the best law is not good enough, and the search widens."""
 
 SLACK = 10.0
 """How much further than a rival a candidate may be behind and still be kept: later fits may change the order."""
@@ -41,33 +45,56 @@ class SearchOptions(Options):
     """Factor of parents and moves for a second search where the best law does not fit the data."""
 
 
+@dataclass(frozen=True)
+class Judge:
+    """Ranks fits of candidate laws.
+
+    Attributes:
+        criterion: of misfit, numbers and terms.
+        libraries: one per hole.
+        constraints: what laws may contain.
+    """
+
+    criterion: Criterion
+    libraries: Sequence[Library]
+    constraints: Constraints
+
+    def rank(self, fits: Fits) -> np.ndarray:
+        """Return the criterion of fits or of lower bounds, shape ``(B,)``; infinite for forbidden signs."""
+        candidates = fits.candidates
+        values = self.criterion(fits.misfit, candidates.complexity, candidates.n_inner(self.libraries))
+        return np.where(self.constraints.kept(candidates.coefficients), values, np.inf)
+
+    def plausible(self, fits: Fits) -> bool:
+        """Return whether the residuals of one fit are no larger than the noise explains."""
+        numbers = fits.candidates.complexity[0] + fits.candidates.n_inner(self.libraries)[0]
+        freedom = int(self.criterion.counts.sum() - self.criterion.n_common - numbers)
+        if freedom <= 0:
+            return True
+        return misfit_p_value(float(fits.chi_square[0]), freedom, self.criterion.noise)[0] > PLAUSIBLE
+
+
 @dataclass
 class LawSearch:
     """Finds laws: refits candidates, drops those that cannot win, moves on from the best.
 
     Attributes:
         refitter: fits candidates to the training rows.
-        libraries: one per hole.
-        constraints: what laws may contain.
-        rank: the criterion of fits or of lower bounds, shape ``(B,)``; smaller is better.
-        plausible: whether the residuals of a fit are no larger than the noise explains.
+        judge: ranks them; smaller is better.
         options: how far to go.
         delta: how much worse than the best a law of interest may be.
-        watch: called with the progress.
         starts: coordinates of the free parameters that the first leaders are fitted from as well, shape
             ``(starts, n_free)``.
+        watch: called with the progress.
         tried: how many candidates were fitted.
     """
 
     refitter: Refitter
-    libraries: Sequence[Library]
-    constraints: Constraints
-    rank: Callable[[Fits], np.ndarray]
-    plausible: Callable[[Fits], bool]
+    judge: Judge
     options: SearchOptions
     delta: float
-    watch: Watch
     starts: torch.Tensor
+    watch: Watch
     tried: int = 0
     _known: set[bytes] = field(default_factory=set)
 
@@ -81,7 +108,7 @@ class LawSearch:
         if not len(self._order(pool)):
             return pool
         pool = self._walk(pool, self.options.parents, self.options.moves)
-        if self.options.rounds and not self.plausible(pool.take(self._order(pool)[:1])):
+        if self.options.rounds and not self.judge.plausible(pool.take(self._order(pool)[:1])):
             widen = self.options.widen
             pool = self._walk(pool, widen * self.options.parents, widen * self.options.moves)
         return pool
@@ -95,14 +122,14 @@ class LawSearch:
             if not fresh:
                 break
             expanded.update(keys[i] for i in fresh)
-            best = float(self.rank(pool).min())
+            best = float(self.judge.rank(pool).min())
             self.watch(Progress("select", "moves", number + 1, self.options.rounds, best))
             children, predicted = neighbours(
-                self.refitter, pool.take(np.array(fresh)), self.libraries, self.constraints, moves
+                self.refitter, pool.take(np.array(fresh)), self.judge.libraries, self.judge.constraints, moves
             )
             if not len(predicted):
                 continue
-            expected = self.rank(_scaled(children, predicted))
+            expected = self.judge.rank(_scaled(children, predicted))
             promising = self._unknown(children, expected, best + self.delta + SLACK)
             if len(promising):
                 pool = Fits.join([pool, self._compete(children.take(promising), pool)])
@@ -123,9 +150,9 @@ class LawSearch:
         self.tried += len(set(start.candidates.keys))
         self._known.update(start.candidates.keys)
         first = self.refitter.bound(start, 0, self.watch) if self.refitter.rounds else start
-        lowest = self.rank(first)
+        lowest = self.judge.rank(first)
         first = first.take(_one_each(first.candidates.keys, lowest))
-        lowest, sizes = self.rank(first), first.candidates.complexity
+        lowest, sizes = self.judge.rank(first), first.candidates.complexity
         order = np.argsort(lowest, kind="stable")
         if pool is None:
             leaders = order[:LEADERS].tolist()
@@ -136,7 +163,7 @@ class LawSearch:
         else:
             leaders, done = [], []
         rest = np.setdiff1d(order, leaders)
-        limit = float(self.rank(pool).min(initial=np.inf)) + self.delta + SLACK
+        limit = float(self.judge.rank(pool).min(initial=np.inf)) + self.delta + SLACK
         rest = rest[lowest[rest] < limit]
         if len(rest) or not done:
             done.append(self._finish(first.take(rest), limit))
@@ -151,7 +178,7 @@ class LawSearch:
             moved = replace(fits, coordinates=start.expand_as(fits.coordinates))
             several.append(self.refitter.bound(moved, 0, self.watch))
         joined = Fits.join(several)
-        return joined.take(_one_each(joined.candidates.keys, self.rank(joined)))
+        return joined.take(_one_each(joined.candidates.keys, self.judge.rank(joined)))
 
     def _finish(self, fits: Fits, limit: float) -> Fits:
         """Return continuous fits of those candidates whose lower bound stays under a limit."""
@@ -159,12 +186,12 @@ class LawSearch:
             if not len(fits.candidates):
                 return fits
             fits = self.refitter.bound(fits, number, self.watch)
-            fits = fits.take(np.flatnonzero(self.rank(fits) < limit))
+            fits = fits.take(np.flatnonzero(self.judge.rank(fits) < limit))
         return self.refitter.close(fits, self.watch) if len(fits.candidates) else fits
 
     def _order(self, pool: Fits) -> np.ndarray:
         """Return the positions of the fits by rank, without those that failed."""
-        values = self.rank(pool)
+        values = self.judge.rank(pool)
         order = np.argsort(values, kind="stable")
         return order[np.isfinite(values[order])]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from sciml_discover.constraints import (
     build_libraries,
     excluded_terms,
 )
-from sciml_discover.criterion import Criterion, misfit_p_value
+from sciml_discover.criterion import Criterion
 from sciml_discover.errors import SolveError
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
 from sciml_discover.library import Library
@@ -25,7 +25,7 @@ from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.regressors import Supports
-from sciml_discover.search import LawSearch, SearchOptions
+from sciml_discover.search import Judge, LawSearch, SearchOptions
 from sciml_discover.seeds import exhaustive, proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
@@ -59,9 +59,6 @@ LARGEST_MISFIT = 1000.0
 
 SEARCH_ACCURACY, LAST_ACCURACY = 0.2, 1e-3
 """Error of the solution over an interval, in units of the noise, that the search and the last fits may have."""
-
-PLAUSIBLE = 1e-3
-"""Probability of so large a misfit below which the best law is not good enough, and the search widens."""
 
 DIFFERENT, MOST_STARTS = 0.05, 5
 """Coordinates of free parameters this far apart are different starts of the refits, and most starts."""
@@ -152,30 +149,12 @@ def select(
     counts = (rows.weights > 0).sum((0, 1)).cpu().numpy()
     n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
     criterion = Criterion(counts, n_common, constraints.n_terms, data.noise)
-
-    def rank(fits: Fits) -> np.ndarray:
-        values = criterion(fits.misfit, fits.candidates.complexity, fits.candidates.n_inner(libraries))
-        return np.where(constraints.kept(fits.candidates.coefficients), values, np.inf)
-
-    def plausible(fits: Fits) -> bool:
-        numbers = n_common + fits.candidates.complexity + fits.candidates.n_inner(libraries)
-        freedom = int(counts.sum() - numbers[0])
-        return freedom <= 0 or misfit_p_value(fits.chi_square[0], freedom, data.noise)[0] > PLAUSIBLE
-
-    search = LawSearch(
-        Refitter(system, libraries, rows, steps),
-        libraries,
-        constraints,
-        rank,
-        plausible,
-        options.search,
-        options.rival_delta,
-        watch,
-        coordinates[1:],
-    )
+    judge = Judge(criterion, libraries, constraints)
+    coarse = Refitter(system, libraries, rows, steps)
+    search = LawSearch(coarse, judge, options.search, options.rival_delta, coordinates[1:], watch)
     seeds = _seeds(supports, libraries, constraints, options)
     fits = search.run(Fits.begin(seeds, states, coordinates[:1]))
-    values = rank(fits)
+    values = judge.rank(fits)
     if not np.isfinite(values).any():
         raise SolveError(
             f"none of {search.tried} candidate laws could be fitted as a continuous trajectory; "
@@ -184,7 +163,7 @@ def select(
     best = fits.take(np.array([np.argmin(values)]))
     # What can still be shown is fitted once more: with steps as short as the best law needs, and with weights of the
     # observables that know what it says of the noise.
-    objective, unknowns = search.refitter.problem(best)
+    objective, unknowns = coarse.problem(best)
     finer = max(
         choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=LAST_ACCURACY), steps
     )
@@ -198,7 +177,7 @@ def select(
             for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    return _rank(system, data, libraries, refitter, fits, rank, n_common, options, notes, search.tried)
+    return _rank(system, data, judge, refitter, fits, options, notes, search.tried)
 
 
 def _seeds(
@@ -281,17 +260,15 @@ def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.T
 def _rank(
     system: System,
     data: PreparedData,
-    libraries: list[Library],
+    judge: Judge,
     refitter: Refitter,
     fits: Fits,
-    rank: Callable[[Fits], np.ndarray],
-    n_common: int,
     options: SelectOptions,
     notes: list[str],
     tried: int,
 ) -> RankedLaws:
     complexity = fits.candidates.complexity
-    values = rank(fits)
+    values = judge.rank(fits)
     solved = np.isfinite(fits.chi_square)
     order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
     # A law that fits no better than a shorter one is no rival, whatever its criterion.
@@ -316,7 +293,14 @@ def _rank(
     chosen = fits.take(shown)
     objective, unknowns = refitter.problem(chosen)
     covariance = objective.covariance(unknowns).cpu().numpy()
-    builder = LawBuilder(system, libraries, objective, data.noise.estimated, n_common, refitter.noise_factor)
+    builder = LawBuilder(
+        system,
+        judge.libraries,
+        objective,
+        data.noise.estimated,
+        judge.criterion.n_common,
+        refitter.noise_factor,
+    )
     variance, width = builder.scale(chosen, 0)
     profiles = {0: profile_intervals(refitter, chosen, 0, width**2 * variance)}
     laws = tuple(
