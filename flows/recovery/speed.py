@@ -18,7 +18,7 @@ from sciml_discover.base import nobody_watches
 from sciml_discover.callables import NumpySystem
 from sciml_discover.criterion import Criterion
 from sciml_discover.refit import Fits
-from sciml_discover.search import LawSearch, SearchOptions
+from sciml_discover.search import Judge, LawSearch, SearchOptions
 from sciml_discover.selection import SelectOptions
 
 BEST, ALIKE, NOISE = 20, 0.05, 0.01
@@ -38,20 +38,15 @@ def measure_speed(row: str, _: str, seed: int) -> Measurement:
     counts = np.array([len(clean)] * 2)
     criterion = Criterion(counts, 2, place.constraints.n_terms, noise)
 
-    def rank(fits: Fits) -> np.ndarray:
-        return criterion(fits.misfit, fits.candidates.complexity)
-
+    judge = Judge(criterion, place.libraries, place.constraints)
     candidates = every_short_law(place)
     search = LawSearch(
         refitter=place.refitter,
-        libraries=place.libraries,
-        constraints=place.constraints,
-        rank=rank,
-        plausible=lambda _: True,
+        judge=judge,
         options=SearchOptions(rounds=0),
         delta=SelectOptions().rival_delta,
+        starts=NO_PARAMETERS[:0],
         watch=nobody_watches,
-        starts=NO_PARAMETERS,
     )
     clock = time.perf_counter()
     pool = search.run(begun(place, candidates))

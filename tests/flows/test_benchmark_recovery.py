@@ -15,7 +15,7 @@ from flows.benchmark_recovery import benchmark_recovery
 from flows.benchmarks.measurement import Measurement
 from flows.benchmarks.problems import TrainingProblem, one_trajectory
 from flows.cli import app
-from flows.recovery import odebench, runner, tables, worker
+from flows.recovery import odebench, runner, speed, tables, worker
 from flows.recovery.case import EXACT, SECONDS, Case, median, share, succeeded
 from flows.recovery.cases import CASES
 from flows.recovery.discovery import shuffle, structure, true_positions
@@ -253,6 +253,15 @@ def test_the_oracle_knows_the_truth_and_its_smallest_error() -> None:
     # x = x0 exp(a t): the bound of a with x0 unknown, by hand.
     design = np.column_stack([clean[:, 0], GROWTH.times * clean[:, 0]]) / 0.01
     assert bounds[0] == pytest.approx(np.sqrt(np.linalg.inv(design.T @ design)[1, 1]), rel=1e-3)
+
+
+def test_speed_asks_scipy_about_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "LAWS", SMALL)
+    monkeypatch.setattr(speed, "BEST", 2)
+    found = speed.measure_speed("529 laws", "", 0)
+    assert found.figures["laws"] == 25
+    assert (found.figures["dropped"], found.figures["agree"]) == (0, 2)
+    assert found.words["ours"] == pytest.approx(found.words["scipy"], abs=0.05)
 
 
 def test_a_rational_law_comes_back() -> None:
