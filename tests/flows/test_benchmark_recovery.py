@@ -208,6 +208,16 @@ def test_the_hidden_term_completes_every_system() -> None:
                 assert float(str(own.xreplace(values))) == pytest.approx(float(str(other.xreplace(values))))
 
 
+def test_a_hidden_term_that_took_too_long_stays_in_the_denominators() -> None:
+    case, late = CASES["half_known"], {**run("1 %", 1000, "failed"), "item": "27"}
+    found = {**run("1 %", 1000, exact=True, identifiable=True), "item": "3"}
+    undecided = {**run("1 %", 1000, exact=False, identifiable=False), "item": "15"}
+    foreign = {**run("1 %", 1000, "failed"), "item": "33"}
+    (line,) = tables.lines(case, [late, found, undecided, foreign])
+    assert line[2:4] == ("1 of 2", "1 of 3")
+    assert line[6] == "0 of 1"
+
+
 def test_r2_is_one_for_the_truth_and_nothing_without_a_solution() -> None:
     truth = np.column_stack([np.arange(4.0), np.ones(4)])
     assert odebench.explained(truth, truth) == 1.0
