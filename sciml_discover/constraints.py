@@ -90,7 +90,7 @@ class Constraints:
         for group in self.shared:
             union = np.any([done[hole] for hole in group], axis=0)
             for hole in group:
-                done[hole] = union & self.allowed[hole]
+                done[hole] = union
         if any(not support.any() or support.sum() > self.longest for support in done):
             return None
         return done
@@ -128,6 +128,23 @@ def check_law_options(options: LawOptions, missing: Mapping[str, Sequence[str]])
                 expected="a missing term",
                 do=did_you_mean(name, missing),
             )
+    together = [name for group in options.shared for name in group]
+    for name in together:
+        if together.count(name) > 1:
+            raise InputError(
+                f"the hole {name!r} more than once",
+                where="[regress] shared",
+                expected="each hole in one group at most",
+                do="Write one group of all holes that have the same terms.",
+            )
+    for group in options.shared:
+        for name in group[1:]:
+            if list(missing[name]) != list(missing[group[0]]):
+                raise InputError(
+                    f"the holes {group[0]} and {name}, which have different inputs",
+                    where="[regress] shared",
+                    expected="holes with the same inputs and libraries",
+                )
     _check_library(options.library, list(missing.values()), "[regress.library]")
     for name, own in options.holes.items():
         if own.library is not None:
@@ -212,6 +229,20 @@ def build_constraints(
                 where=f"[regress.holes.{hole.name}] required",
                 expected="a term that is neither invalid on the data nor carried by a free parameter",
             )
+        for one, two in (("required", "forbidden"), ("positive", "negative")):
+            both = marked[one] & marked[two]
+            if both.any():
+                raise InputError(
+                    f"the term {library.texts[int(np.argmax(both))]!r} as {one} and as {two}",
+                    where=f"[regress.holes.{hole.name}]",
+                    expected="one of them",
+                )
+        if marked["required"].sum() > longest or not (~marked["forbidden"] & ~out).any():
+            raise InputError(
+                f"{int(marked['required'].sum())} required terms, {int((~marked['forbidden'] & ~out).sum())} allowed",
+                where=f"[regress.holes.{hole.name}]",
+                expected=f"at least one allowed, and no more required than [select] most_terms = {longest}",
+            )
         allowed.append(~marked["forbidden"] & ~out)
         required.append(marked["required"])
         signs.append(marked["positive"].astype(int) - marked["negative"].astype(int))
@@ -226,6 +257,11 @@ def build_constraints(
                     where="[regress] shared",
                     expected="holes with the same inputs and libraries",
                 )
+    for group in shared:
+        # What one of them must not have, none can.
+        common = np.all([allowed[hole] for hole in group], axis=0)
+        for hole in group:
+            allowed[hole] = common
     return Constraints(tuple(allowed), tuple(required), tuple(signs), shared, longest)
 
 

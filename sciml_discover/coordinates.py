@@ -15,6 +15,10 @@ else:
     torch = lazy_import("torch")
 
 
+NEAR = 1e-4
+"""Of the width between bounds: nearer to a bound than this, a number is at it, and has no error of its own."""
+
+
 class Coordinates:
     """Smooth coordinates, all of order one, of ``n`` numbers.
 
@@ -72,6 +76,11 @@ class Coordinates:
         level = self.base + self.width * torch.sigmoid(coordinates)
         level = torch.where(self._log, torch.exp(torch.where(self._log, level, 0.0)), level)
         return torch.where(self.bounded, level, coordinates * self.scale)
+
+    def at_bound(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Return which numbers are within a ten-thousandth of the width of a bound, shape ``(..., n)``."""
+        share = torch.sigmoid(coordinates)
+        return self.bounded & ((share < NEAR) | (share > 1.0 - NEAR))
 
     def slope(self, coordinates: torch.Tensor) -> torch.Tensor:
         """Return the derivative of each number by its coordinate, shape ``(..., n)``."""

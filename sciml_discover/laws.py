@@ -13,7 +13,7 @@ from sciml_discover.expressions import to_text
 from sciml_discover.library import Library
 from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives.multiple_shooting import ShootingObjective
-from sciml_discover.search import Fits
+from sciml_discover.refit import Fits
 from sciml_discover.simplify import equations_with_numbers, round_to_error, snap
 
 if TYPE_CHECKING:
@@ -282,16 +282,21 @@ class LawBuilder:
         slopes = torch.cat(
             [ude.parameters.slope(fits.coordinates), ude.filling.slope_of_coordinates(coordinates)], dim=1
         )
-        scale = np.append(slopes[row].cpu().numpy(), np.ones(len(covariance) - ude.n_theta))
-        # The slope of padding is zero, and of nothing else.
-        keep = np.flatnonzero(scale)
+        states = torch.ones(len(covariance) - ude.n_theta, dtype=torch.bool)
+        here = torch.ones(ude.n_free, dtype=torch.bool)
+        keep = torch.nonzero(torch.cat([here, ude.filling.present[row].cpu(), states])).flatten().numpy()
+        scale = np.append(slopes[row].cpu().numpy(), np.ones(len(states)))[keep]
         with np.errstate(invalid="ignore"):
-            return np.nan_to_num(
-                covariance[np.ix_(keep, keep)] * np.outer(scale[keep], scale[keep]),
-                nan=0.0,
-                posinf=np.inf,
-                neginf=-np.inf,
-            )
+            joint = covariance[np.ix_(keep, keep)] * np.outer(scale, scale)
+        joint = np.nan_to_num(joint, nan=0.0, posinf=np.inf, neginf=-np.inf)
+        # What has run into a bound would go further: the data do not say where it is.
+        stuck = torch.cat(
+            [ude.parameters.at_bound(fits.coordinates), ude.filling.at_bound(coordinates)], dim=1
+        )
+        lost = np.append(stuck[row].cpu().numpy(), np.zeros(len(states), dtype=bool))[keep]
+        joint[lost, :] = joint[:, lost] = 0.0
+        joint[lost, lost] = np.inf
+        return joint
 
 
 def _numbers(terms: Sequence[LawTerm]) -> list[list[Estimate]]:
@@ -327,7 +332,8 @@ class _Certainty:
         if not np.isfinite(variance) or variance < 0.0:
             return Estimate(value, None, None)
         stderr = float(np.sqrt(variance))
-        interval = (value - self.width * stderr, value + self.width * stderr)
-        if self.intervals is not None and np.isfinite(self.intervals[position]).all():
-            interval = (float(self.intervals[position, 0]), float(self.intervals[position, 1]))
-        return Estimate(value, stderr, interval)
+        if self.intervals is None:
+            return Estimate(value, stderr, (value - self.width * stderr, value + self.width * stderr))
+        low, high = (float(end) for end in self.intervals[position])
+        # An end that was not found is open: an interval from the curvature would hide that.
+        return Estimate(value, stderr, (low, high) if np.isfinite([low, high]).all() else None)

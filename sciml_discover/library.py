@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement, product
+from math import comb
 from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
@@ -28,6 +30,12 @@ LibraryFunction = Literal["sin", "cos", "tan", "exp", "log", "sqrt", "tanh", "ab
 
 PLACEHOLDERS = ("input", "other")
 """What a template calls the inputs of the hole, each of which takes this place in turn."""
+
+EXPONENTS = (0.2, 5.0)
+"""Bounds of an inner parameter that is an exponent, unless it has its own."""
+
+MOST_TERMS = 2000
+"""Largest library of a hole."""
 
 SPAN = 1e3
 """An inner parameter without bounds stays within this factor of the magnitudes in the data, and of their inverses."""
@@ -341,7 +349,7 @@ def _choices(item: InnerParameter) -> list[float]:
     if item.low is None or item.high is None:
         return [item.start]
     around = [item.start] if item.low <= 0 else [item.start, 1.0 / item.start]
-    values = {round(base * factor, 12) for base in around for factor in STARTS if base}
+    values = {float(f"{base * factor:.12g}") for base in around for factor in STARTS if base}
     inside = sorted(value for value in values if item.low <= value <= item.high)
     return inside or [item.start]
 
@@ -352,8 +360,16 @@ def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
     An extra term that needs inputs which this hole does not have is for another hole, and left out here.
 
     Raises:
-        InputError: a term cannot be parsed.
+        InputError: a term cannot be parsed, or there are none or too many.
     """
+    count = comb(len(inputs) + options.polynomial_degree, options.polynomial_degree)
+    if count > MOST_TERMS:
+        raise InputError(
+            f"{count} monomials of {len(inputs)} inputs up to degree {options.polynomial_degree}",
+            where="[regress.library] polynomial_degree",
+            expected=f"at most {MOST_TERMS}",
+            do="Lower the degree, or give the hole fewer inputs.",
+        )
     symbols = [symbol(name) for name in inputs]
     terms: list[sympy.Expr] = [sympy.Integer(1)] if options.constant else []
     for degree in range(1, options.polynomial_degree + 1):
@@ -369,6 +385,13 @@ def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
     for template in options.templates:
         for text in _instances(template, inputs, options.inner):
             _add(found, text, inputs, options.inner, "[regress.library] templates")
+    if not found or len(found) > MOST_TERMS:
+        raise InputError(
+            f"{len(found)} candidate terms for a hole of {', '.join(inputs)}",
+            where="[regress.library]",
+            expected=f"between 1 and {MOST_TERMS}",
+            do="Change polynomial_degree, functions or templates; or give the hole fewer inputs.",
+        )
     return Library(inputs, list(found.values()))
 
 
@@ -382,22 +405,32 @@ def _add(
     """Add a term unless an equal one is there."""
     names = names_used(text, where=where)
     expression = parse_expression(text, [*inputs, *inner], where=where, exponents=inner)
+    # An exponent has no size that data could tell.
+    exponents = {str(item) for power in expression.atoms(sympy.Pow) for item in power.exp.free_symbols}
     own = []
     for name in sorted(names & set(inner)):
-        low, high = inner[name].bounds or (None, None)
-        own.append(InnerParameter(name, inner[name].start, low, high))
+        start, bounds = inner[name].start, inner[name].bounds
+        if bounds is None and name in exponents and (start is None or EXPONENTS[0] <= start <= EXPONENTS[1]):
+            bounds = EXPONENTS
+        low, high = bounds or (None, None)
+        own.append(InnerParameter(name, start, low, high))
     # A plain term is written as expressions are printed, so that equal terms have equal texts.
     found.setdefault(expression, LibraryTerm(text if own else to_text(expression), tuple(own)))
 
 
 def _instances(template: str, inputs: Sequence[str], inner: Mapping[str, InnerOptions]) -> list[str]:
-    """Return a template with every input in the place of ``input``, and of ``other``."""
+    """Return a template with every input in the place of ``input``, and of ``other``.
+
+    Left out is what is no term: ``input/other`` and ``1/(input - other)`` with the same input twice.
+    """
     where = "[regress.library] templates"
     used = names_used(template, where=where)
     expression = parse_expression(template, [*PLACEHOLDERS, *inner], where=where, exponents=inner)
-    others = inputs if "other" in used else ("",)
     texts = []
-    for one, other in product(inputs, others):
-        renaming = {symbol("input"): symbol(one), symbol("other"): symbol(other or one)}
-        texts.append(to_text(cast("sympy.Expr", expression.xreplace(renaming))))
+    for one, other in product(inputs, inputs if "other" in used else ("",)):
+        meant = {"input": one, "other": other or one}
+        instance = expression.xreplace({symbol(old): symbol(new) for old, new in meant.items()})
+        if instance.is_number or instance.has(sympy.zoo, sympy.nan, sympy.oo):
+            continue
+        texts.append(re.sub(r"\b(input|other)\b", lambda match: meant[match.group()], template))  # noqa: B023
     return texts

@@ -195,6 +195,23 @@ class MaskedLibraries(AbstractFilling):
                 blocks.append(values.gather(1, room.inner) * room.inner_present)
         return torch.cat(blocks, dim=1)
 
+    @property
+    def present(self) -> torch.Tensor:
+        """Which weights are no padding, shape ``(B, n_weights)``."""
+        blocks = [torch.cat([room.present, room.inner_present], dim=1) for room in self.rooms]
+        return torch.cat(blocks, dim=1) > 0
+
+    def at_bound(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return which weights are inner parameters at a bound, shape ``(B, n_weights)``."""
+        blocks = []
+        for number, block in enumerate(self._blocks(weights)):
+            room = self.rooms[number]
+            blocks.append(torch.zeros_like(room.present, dtype=torch.bool))
+            if room.inner.shape[1]:
+                there = self._maps[number].at_bound(self._spread(number, block))
+                blocks.append(there.gather(1, room.inner) & (room.inner_present > 0))
+        return torch.cat(blocks, dim=1)
+
     def slope_of_coordinates(self, weights: torch.Tensor) -> torch.Tensor:
         """Return the derivative of each coefficient or inner parameter by its weight, shape ``(B, n_weights)``."""
         blocks = []

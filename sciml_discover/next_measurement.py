@@ -81,7 +81,7 @@ def suggest_measurement(system: System, laws: Sequence[Law], data: PreparedData)
         spread = np.nan_to_num(np.sqrt(variance) / noise)
         t, k = np.unravel_index(int(np.argmax(spread)), spread.shape)
         found = _describe(trajectory, float(times[t]), data.train.observables[k], float(spread[t, k]))
-        if best is None or found.spread > best.spread:
+        if found.spread > (0.0 if best is None else best.spread):
             best = found
     return best
 

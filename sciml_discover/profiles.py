@@ -80,7 +80,8 @@ def _profile(refitter: Refitter, fits: Fits, row: int, rise: float) -> np.ndarra
     theta = unknowns[:, begin:].repeat(len(held), 1)
     theta[members, held] = found
     ends = _numbers(objective, theta)[members, held].reshape(2, -1)
-    return np.sort(ends.cpu().numpy().T, axis=1)
+    # Every number grows with its coordinate: the lower end stays the first, found or not.
+    return ends.cpu().numpy().T
 
 
 def _constrained(objective: ShootingObjective, unknowns: torch.Tensor) -> ConstrainedShooting:

@@ -206,10 +206,10 @@ class Refitter:
         """Rounds of growing continuity before it is an equality; a single interval needs none."""
 
     def bound(self, start: Fits, number: int, watch: Watch) -> Fits:
-        """Return fits with continuity as a penalty: their misfit, penalty included, is a lower bound of the true one.
+        """Return fits with continuity as a penalty: their misfit, penalty included, bounds the true one.
 
-        Whatever a continuous trajectory can do, segments that may jump can do too, and pay nothing for it. The bound
-        rises from one round of growing continuity to the next.
+        Whatever a continuous trajectory can do, segments that may jump can do too, and pay nothing for it: a lower
+        bound, as far as the fit has converged. It rises from one round of growing continuity to the next.
 
         Args:
             start: where fits begin.
@@ -228,11 +228,12 @@ class Refitter:
         optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
         report = _reporter(watch, f"bound {number + 1} of {self.rounds}", FIRST_ITERATIONS)
         end = minimise_round(optimizer, current, unknowns, report)
-        valid = torch.isfinite(end.unknowns).all(1)
+        valid = torch.isfinite(end.unknowns).all(1) & torch.isfinite(end.value)
         fits = self._fits(start, objective, end.unknowns, valid, torch.zeros_like(end.converged))
         # The penalty is shared by the observables as the misfit is.
         paid = 2.0 * end.value.cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
-        return replace(fits, misfit=fits.misfit * np.maximum(paid, 1.0)[:, None])
+        raised = fits.misfit * np.fmax(paid, 1.0)[:, None]
+        return replace(fits, misfit=np.where(valid.cpu().numpy()[:, None], raised, np.inf))
 
     def close(self, start: Fits, watch: Watch, iterations: int = SEARCH_ITERATIONS) -> Fits:
         """Return fits as continuous trajectories, from fits that nearly are; infinite misfit where that fails."""
@@ -294,8 +295,7 @@ class Refitter:
     def curvature(self, fits: Fits) -> Curvature:
         """Return first and second derivatives of half of chi-square at continuous trajectories.
 
-        Linearised (Gauss-Newton); for noise sds as this refitter weighs by them. All candidates have the same number
-        of terms.
+        Linearised (Gauss-Newton); for noise sds as this refitter weighs by them.
         """
         widest = int(fits.candidates.complexity.max() + fits.candidates.n_inner(self._libraries).max())
         columns = 2 * self._system.dimension + fits.coordinates.shape[1] + widest

@@ -59,11 +59,18 @@ class Judge:
     libraries: Sequence[Library]
     constraints: Constraints
 
-    def rank(self, fits: Fits) -> np.ndarray:
-        """Return the criterion of fits or of lower bounds, shape ``(B,)``; infinite for forbidden signs."""
+    def bound(self, fits: Fits) -> np.ndarray:
+        """Return the criterion of fits, of lower bounds or of predictions, shape ``(B,)``, whatever their signs.
+
+        While segments may jump, a sign says nothing of the continuous fit.
+        """
         candidates = fits.candidates
         values = self.criterion(fits.misfit, candidates.complexity, candidates.n_inner(self.libraries))
-        return np.where(self.constraints.kept(candidates.coefficients), values, np.inf)
+        return np.nan_to_num(values, nan=np.inf, posinf=np.inf)
+
+    def rank(self, fits: Fits) -> np.ndarray:
+        """Return the criterion of continuous fits, shape ``(B,)``; infinite for forbidden signs."""
+        return np.where(self.constraints.kept(fits.candidates.coefficients), self.bound(fits), np.inf)
 
     def plausible(self, fits: Fits) -> bool:
         """Return whether the residuals of one fit are no larger than the noise explains."""
@@ -129,7 +136,7 @@ class LawSearch:
             )
             if not len(predicted):
                 continue
-            expected = self.judge.rank(_scaled(children, predicted))
+            expected = self.judge.bound(_scaled(children, predicted))
             promising = self._unknown(children, expected, best + self.delta + SLACK)
             if len(promising):
                 pool = Fits.join([pool, self._compete(children.take(promising), pool)])
@@ -149,10 +156,14 @@ class LawSearch:
         """Return the fits of those candidates that could be of interest beside a pool, fitted to the end."""
         self.tried += len(set(start.candidates.keys))
         self._known.update(start.candidates.keys)
-        first = self.refitter.bound(start, 0, self.watch) if self.refitter.rounds else start
-        lowest = self.judge.rank(first)
+        if not self.refitter.rounds:
+            # Single intervals are continuous as they are: there is nothing cheaper than the fit.
+            closed = self.refitter.close(start, self.watch)
+            return closed.take(_one_each(closed.candidates.keys, self.judge.rank(closed)))
+        first = self.refitter.bound(start, 0, self.watch)
+        lowest = self.judge.bound(first)
         first = first.take(_one_each(first.candidates.keys, lowest))
-        lowest, sizes = self.judge.rank(first), first.candidates.complexity
+        lowest, sizes = self.judge.bound(first), first.candidates.complexity
         order = np.argsort(lowest, kind="stable")
         if pool is None:
             leaders = order[:LEADERS].tolist()
@@ -171,14 +182,12 @@ class LawSearch:
 
     def _from_all_starts(self, fits: Fits) -> Fits:
         """Return lower bounds of leaders, each from where its free parameters start best."""
-        if not self.refitter.rounds:
-            return fits
         several = [fits]
         for start in self.starts:
             moved = replace(fits, coordinates=start.expand_as(fits.coordinates))
             several.append(self.refitter.bound(moved, 0, self.watch))
         joined = Fits.join(several)
-        return joined.take(_one_each(joined.candidates.keys, self.judge.rank(joined)))
+        return joined.take(_one_each(joined.candidates.keys, self.judge.bound(joined)))
 
     def _finish(self, fits: Fits, limit: float) -> Fits:
         """Return continuous fits of those candidates whose lower bound stays under a limit."""
@@ -186,7 +195,7 @@ class LawSearch:
             if not len(fits.candidates):
                 return fits
             fits = self.refitter.bound(fits, number, self.watch)
-            fits = fits.take(np.flatnonzero(self.judge.rank(fits) < limit))
+            fits = fits.take(np.flatnonzero(self.judge.bound(fits) < limit))
         return self.refitter.close(fits, self.watch) if len(fits.candidates) else fits
 
     def _order(self, pool: Fits) -> np.ndarray:

@@ -224,7 +224,8 @@ def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOpti
     """Return the fits that may be rivals once they are polished, and the best of every length."""
     near = np.flatnonzero(values - np.min(values) < options.rival_delta + POLISHED_DELTA)
     near = near[np.argsort(values[near], kind="stable")][: options.rivals + POLISHED]
-    front = [int(np.argmin(np.where(complexity == size, values, np.inf))) for size in np.unique(complexity)]
+    there = np.unique(complexity[np.isfinite(values)])
+    front = [int(np.argmin(np.where(complexity == size, values, np.inf))) for size in there]
     return np.unique([*near, *front])
 
 
@@ -269,7 +270,7 @@ def _rank(
 ) -> RankedLaws:
     complexity = fits.candidates.complexity
     values = judge.rank(fits)
-    solved = np.isfinite(fits.chi_square)
+    solved = np.isfinite(values)
     order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
     # A law that fits no better than a shorter one is no rival, whatever its criterion.
     order = [

@@ -95,6 +95,10 @@ class ParameterMap:
         """Return the derivative of each free parameter by its coordinate, shape ``(B, n_free)``."""
         return self._map.slope(coordinates)
 
+    def at_bound(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Return which free parameters are at a bound, shape ``(B, n_free)``."""
+        return self._map.at_bound(coordinates)
+
     @property
     def free_positions(self) -> list[int]:
         """Positions of the free parameters among all of them."""

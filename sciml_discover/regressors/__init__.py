@@ -52,6 +52,12 @@ class RegressOptions(LawOptions):
             raise ValueError("'bagging' twice: a term has one inclusion probability")
         return regressors
 
+    @pydantic.model_validator(mode="after")
+    def _shared_holes_have_one_library(self) -> RegressOptions:
+        if self.shared and any(isinstance(one, Implicit) for one in self.regressors):
+            raise ValueError("'implicit' adds terms hole by hole: not together with shared holes")
+        return self
+
 
 @dataclass(frozen=True)
 class HoleSupports:
@@ -119,9 +125,7 @@ def regress(
         inclusion = np.empty(0)
         for regressor in options.regressors:
             for support in regressor.supports(regression):
-                support = columns.one_start_each(
-                    support, np.abs(regression.fit(support)[0] / regression.column_norms)
-                )
+                support = columns.one_start_each(support, _sizes(regression, support))
                 sources.setdefault(support.tobytes(), (support, regressor.kind))
             for term in regressor.parametric_terms(hole):
                 parametric.setdefault(term.text, term)
@@ -131,6 +135,14 @@ def regress(
             _hole_supports(hole, columns, regression, sources, tuple(parametric.values()), inclusion)
         )
     return Supports(tuple(proposals))
+
+
+def _sizes(regression: Regression, support: np.ndarray) -> np.ndarray:
+    """Return how much each column of a support contributes, shape ``(columns,)``."""
+    coefficients = np.abs(regression.fit(support)[0])
+    return np.where(
+        regression.usable, coefficients * np.where(regression.usable, regression.column_norms, 0.0), 0.0
+    )
 
 
 def _hole_supports(
