@@ -144,6 +144,7 @@ class Run:
         self.id = run_id or new_run_id(loaded.name)
         root = writable_folder(out)
         self.store = store_in(root)
+        self._keeping = contextlib.ExitStack()
         self.folder = root / self.id
         self.folder.mkdir()
         self.outcomes: dict[str, StageOutcome] = {}
@@ -151,13 +152,16 @@ class Run:
         self._log(f"run {self.id} of {loaded.experiment.title!r} on {self.bench.device}")
 
     def __enter__(self) -> Run:
+        # What this run rests on is not pruned before it ends.
+        self._keeping.enter_context(self.store.keeping())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._fail(error)
+        with self._keeping:
+            if error is not None:
+                self._fail(error)
 
     def stage(self, name: str) -> StageOutcome:
         """Find or make the result of one stage; those that it needs must have gone before.
@@ -169,8 +173,9 @@ class Run:
         self.bench.watch(StageBegan(name, "began"))
         artifacts = {done: outcome.artifact for done, outcome in self.outcomes.items()}
         with self._warnings_in_log():
+            forced = name in self._forced
             outcome = run_stage(
-                stage_named(name), self.bench, artifacts, self.store, force=name in self._forced
+                stage_named(name), self.bench, artifacts, self.store, force=forced, run=self.id
             )
         self.outcomes[name] = outcome
         how = "found in the store" if outcome.cached else f"made in {outcome.seconds:.2f} s"

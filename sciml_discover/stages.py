@@ -379,7 +379,13 @@ def stage_named(name: str) -> Stage:
 
 
 def run_stage(
-    stage: Stage, bench: Bench, artifacts: Mapping[str, Artifact], store: Store, *, force: bool = False
+    stage: Stage,
+    bench: Bench,
+    artifacts: Mapping[str, Artifact],
+    store: Store,
+    *,
+    force: bool = False,
+    run: str = "",
 ) -> StageOutcome:
     """Find the result of a stage in the store, or make it and store it.
 
@@ -389,15 +395,22 @@ def run_stage(
         artifacts: those of the stages before it, by name.
         store: where results lie.
         force: whether to make it anew even if it is there.
+        run: name of the run, under which a new result is filed.
 
     Raises:
         InputError: if the experiment or its data turn out to be unusable.
     """
     started = time.perf_counter()
     key = stage.key(bench.loaded, bench.device, {name: artifacts[name].digest for name in stage.inputs})
-    # A second run of the same experiment waits here for the first one's result.
-    with store.locked(stage.name, key):
-        artifact = None if force else find_whole(store, stage.name, key, bench.watch)
+    found = None if force else find_whole(store, stage.name, key, bench.watch)
+    if found is not None:
+        return StageOutcome(found, True, time.perf_counter() - started)
+
+    def on_wait() -> None:
+        bench.watch(Progress(stage.name, "another run is making this result; waiting for it"))
+
+    with store.locked(stage.name, key, on_wait=on_wait):
+        artifact = None if force else find_whole(store, stage.name, key)
         cached = artifact is not None
         if artifact is None:
             _ = bench.units  # checked before any work is done
@@ -405,7 +418,7 @@ def run_stage(
                 *(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs),
                 checkpoint=store.checkpoint(stage.name, key),
             )
-            artifact = store.put(stage.name, key, stage.work(bench, inputs))
+            artifact = store.put(stage.name, key, stage.work(bench, inputs), run=run)
     return StageOutcome(artifact, cached, time.perf_counter() - started)
 
 
