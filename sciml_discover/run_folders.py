@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import secrets
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.result import DiscoveryResult
@@ -72,6 +75,26 @@ def list_runs(out: str | Path | None = None) -> list[RunRecord]:
     folders = [path.parent for path in folder.glob("*/experiment.toml")] if folder.is_dir() else []
     records = [_record(one) for one in folders]
     return sorted(records, key=lambda record: (record.result.created if record.result else "", record.folder))
+
+
+def runs_by_digest(out: Path) -> defaultdict[tuple[str, str], tuple[str, ...]]:
+    """Return the names of the runs that rest on a result, by its stage and digest."""
+    runs: defaultdict[tuple[str, str], tuple[str, ...]] = defaultdict(tuple)
+    for path in sorted(out.glob("*/artifacts.json")):
+        for stage, record in read_artifacts(path.parent).items():
+            runs[stage, str(record.get("digest"))] += (path.parent.name,)
+    return runs
+
+
+def read_artifacts(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what a run's ``artifacts.json`` says of each stage; nothing if it cannot be read."""
+    try:
+        content = json.loads((folder / "artifacts.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {stage: record for stage, record in content.items() if isinstance(record, dict)}
 
 
 def find_run(name: str | Path, out: str | Path | None = None) -> DiscoveryResult:

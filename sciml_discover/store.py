@@ -92,11 +92,11 @@ class Store:
             DamagedArtifactError: if a reference is there, but not the bytes that it promises.
         """
         try:
-            reference = self._reference(stage, key).read_bytes()
+            reference = self.reference(stage, key).read_bytes()
         except FileNotFoundError:
             return None
-        digest, run = read_reference(reference, stage)
-        artifact = Artifact(stage, key, digest, self._path(stage, digest), run)
+        digest, run = read_reference(reference, stage, key)
+        artifact = Artifact(stage, key, digest, self.path(stage, digest), run)
         with self._in_use(artifact):
             self._content(artifact)
             # The time of the last use, by which old artifacts are pruned. A store that others own
@@ -109,11 +109,11 @@ class Store:
         """Store a dataclass under a stage's key; see `payload.encode` for what it may hold."""
         content = payload.encode(value)
         digest = hashlib.sha256(content).hexdigest()
-        artifact = Artifact(stage, key, digest, self._path(stage, digest), run)
+        artifact = Artifact(stage, key, digest, self.path(stage, digest), run)
         reference = json.dumps({"stage": stage, "key": key, "digest": digest, "run": run}, indent=1)
         with self._in_use(artifact):
             write_atomically(artifact.path, content)
-            write_atomically(self._reference(stage, key), reference.encode())
+            write_atomically(self.reference(stage, key), reference.encode())
         return artifact
 
     def read(self, artifact: Artifact, kind: type[T]) -> T:
@@ -142,6 +142,14 @@ class Store:
         """Return the folder in which work on a stage's key writes down how far it is; it need not exist."""
         return self.root / "checkpoints" / f"{stage}-{key}"
 
+    def reference(self, stage: str, key: str) -> Path:
+        """Return the file that names the digest of a key's result."""
+        return self.root / "refs" / stage / f"{key}.json"
+
+    def path(self, stage: str, digest: str) -> Path:
+        """Return the file of the result with a digest."""
+        return self.root / "artifacts" / stage / f"{digest}.safetensors"
+
     def _own_folder(self) -> Path:
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         return self.root
@@ -153,12 +161,6 @@ class Store:
             kept = now if self._kept is None else self._kept
             kept.enter_context(locks.hold(self.use_lock(artifact.stage, artifact.digest), shared=True))
             yield
-
-    def _reference(self, stage: str, key: str) -> Path:
-        return self.root / "refs" / stage / f"{key}.json"
-
-    def _path(self, stage: str, digest: str) -> Path:
-        return self.root / "artifacts" / stage / f"{digest}.safetensors"
 
     def _content(self, artifact: Artifact) -> bytes:
         try:
@@ -172,17 +174,19 @@ class Store:
         return content
 
 
-def read_reference(reference: bytes, stage: str) -> tuple[str, str]:
+def read_reference(reference: bytes, stage: str, key: str) -> tuple[str, str]:
     """Return the digest that a reference names, and the run that made it; no path is taken from the file.
 
     Raises:
-        DamagedArtifactError: if the bytes are no reference.
+        DamagedArtifactError: if the bytes are no reference, or one of another stage or key.
     """
     try:
         content = json.loads(reference)
-        digest, run = content["digest"], content.get("run", "")
+        place, digest, run = (content["stage"], content["key"]), content["digest"], content.get("run", "")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedArtifactError(f"a reference of stage {stage!r} cannot be read") from error
+    if place != (stage, key):
+        raise DamagedArtifactError(f"a reference of stage {stage!r} belongs to another result")
     if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or not isinstance(run, str):
         raise DamagedArtifactError(f"a reference of stage {stage!r} names no digest")
     return digest, run

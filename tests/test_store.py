@@ -89,6 +89,16 @@ def test_a_damaged_reference_is_noticed(tmp_path: Path, text: str) -> None:
         shelf.find("train", "a" * 64)
 
 
+@pytest.mark.parametrize("stage", ["train", "select"])
+def test_a_reference_in_the_place_of_another_is_noticed(tmp_path: Path, stage: str) -> None:
+    shelf = Store(tmp_path)
+    shelf.put("train", "a" * 64, VALUE)
+    shelf.put(stage, "b" * 64, VALUE)
+    shelf.reference(stage, "b" * 64).write_bytes(shelf.reference("train", "a" * 64).read_bytes())
+    with pytest.raises(DamagedArtifactError, match="belongs to another"):
+        shelf.find(stage, "b" * 64)
+
+
 def test_the_reference_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
 
