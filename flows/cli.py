@@ -154,16 +154,18 @@ def show(
     ] = None,
     out: OutFolder = Path("runs"),
 ) -> int:
-    """Show the result of a run, or two side by side."""
+    """Show the result of a run, and where each stage's is from; or of two, side by side."""
     from rich.console import Console
 
     from flows.panels import compare_runs, run_panel
-    from sciml_discover.run_folders import find_run
+    from sciml_discover.provenance import stage_origins
+    from sciml_discover.run_folders import find_folder_and_result
 
-    results = [find_run(name, out) for name in (run, other) if name is not None]
+    found = [find_folder_and_result(name, out) for name in (run, other) if name is not None]
+    results = [result for _, result in found]
     console = Console()
-    for result in results:
-        console.print(run_panel(result))
+    for folder, result in found:
+        console.print(run_panel(result, origins=stage_origins(folder)))
     if len(results) > 1:
         console.print(compare_runs(results))
     return 0

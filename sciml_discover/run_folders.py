@@ -103,9 +103,18 @@ def find_run(name: str | Path, out: str | Path | None = None) -> DiscoveryResult
     Raises:
         InputError: if there is none, several, or one without a result.
     """
+    return find_folder_and_result(name, out)[1]
+
+
+def find_folder_and_result(name: str | Path, out: str | Path | None = None) -> tuple[Path, DiscoveryResult]:
+    """Return the folder and the result of the run with a name, the beginning of one, or a folder.
+
+    Raises:
+        InputError: if there is none, several, or one without a result.
+    """
     path = Path(name)
     if (path / "result.json").is_file() or (path.name == "result.json" and path.is_file()):
-        return DiscoveryResult.from_file(path)
+        return path if path.is_dir() else path.parent, DiscoveryResult.from_file(path)
     records = list_runs(out)
     matches = [record for record in records if record.folder.name.startswith(str(name))]
     exact = [record for record in matches if record.folder.name == str(name)]
@@ -121,7 +130,7 @@ def find_run(name: str | Path, out: str | Path | None = None) -> DiscoveryResult
     record = (exact or matches)[0]
     if record.result is None:
         raise InputError(record.problem, where=str(record.folder), expected="a finished run")
-    return record.result
+    return record.folder, record.result
 
 
 def _record(folder: Path) -> RunRecord:

@@ -34,7 +34,7 @@ FLOORS = (
     ("forecasts", "next_measurement", "scores", "baselines", "validation"),
     ("result", "report", "exports"),
     ("payload", "store", "option_errors", "toml_writer", "experiment"),
-    ("stages", "run_folders", "cache", "runs"),
+    ("stages", "run_folders", "cache", "provenance", "runs"),
 )
 """Every module and package of the library, from the ground up: each imports only from those before it."""
 
