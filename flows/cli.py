@@ -342,6 +342,33 @@ def benchmark_regression(
     return 0 if document["figures"] else FAILED
 
 
+@app.command()
+@exits
+def doctor(out: OutFolder = Path("runs"), as_json: JsonOption = False) -> int:
+    """Check that runs will work here: packages, folder, disk, GPU, server; say what must be done.
+
+    Exit status: 0 nothing must be done, 1 something must.
+    """
+    import dataclasses
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from flows.doctor import checks
+
+    console, done = Console(), []
+    for check in checks(out):
+        done.append(check)
+        if not as_json:
+            mark = ("✔ ", "green") if check.ok else ("✘ ", "red")
+            console.print(Text.assemble(mark, f"{check.name}: {check.found}"), soft_wrap=True)
+            if check.do:
+                console.print(Text(f"  do: {check.do}"), soft_wrap=True)
+    if as_json:
+        _print_json([{**dataclasses.asdict(check), "ok": check.ok} for check in done])
+    return 0 if all(check.ok for check in done) else FAILED
+
+
 @cache.command("list")
 @exits
 def cache_list(out: OutFolder = Path("runs"), as_json: JsonOption = False) -> int:
@@ -416,13 +443,17 @@ def _options(
 def _tell(table: RenderableType, document: dict[str, Any] | None) -> None:
     """Print a table, or a JSON document instead if there is one."""
     if document is not None:
-        import json
-
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+        _print_json(document)
         return
     from rich.console import Console
 
     Console().print(table)
+
+
+def _print_json(document: Any) -> None:
+    import json
+
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def _complain(message: str) -> None:

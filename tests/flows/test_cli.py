@@ -328,6 +328,7 @@ def test_there_are_no_commands_that_pretend() -> None:
         "sweep",
         "benchmark",
         "cache",
+        "doctor",
     }
     for missing in ("report", "init", "schedule", "ui"):
         assert CliRunner().invoke(app, [missing]).exit_code == 2
