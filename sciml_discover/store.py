@@ -99,9 +99,8 @@ class Store:
         artifact = Artifact(stage, key, digest, self.path(stage, digest), run)
         with self._in_use(artifact):
             self._content(artifact)
-            # The time of the last use, by which old artifacts are pruned. A store that others own
-            # can be read without.
-            with contextlib.suppress(PermissionError):
+            # The time of the last use, by which old artifacts are pruned: losing it harms no result.
+            with contextlib.suppress(OSError):
                 os.utime(artifact.path)
         return artifact
 
