@@ -260,88 +260,6 @@ def sweep(
     return FAILED if table.failed else 0
 
 
-@benchmarks.command("training")
-@exits
-def benchmark_training(
-    cases: Annotated[
-        str,
-        typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given."),
-    ] = "",
-    seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", metavar="VALUES", help="Such as 0..19; each case's own if not given."),
-    ] = None,
-    peers: Annotated[
-        bool, typer.Option("--peers/--no-peers", help="Run other tools in turn with this one.")
-    ] = True,
-    preset: Annotated[str, typer.Option("--preset", help="Of every row that names none.")] = "auto",
-    peer_python: Annotated[
-        str,
-        typer.Option(
-            "--peer-python",
-            metavar="PATH",
-            envvar="SCIML_DISCOVER_PEER_PYTHON",
-            help="The interpreter that has the packages of the extra 'peers'.",
-        ),
-    ] = sys.executable,
-    out: OutFolder = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
-) -> int:
-    """Train on problems whose truth is known, and compare with targets and peers.
-
-    Exit status: 0 once all was measured, whatever was found; 2 wrong input; 130 interrupted; 1 anything else.
-    """
-    import json
-
-    from rich.console import Console
-
-    from flows.benchmarks.table import terminal_tables
-    from flows.launch import launch_benchmark
-
-    console = Console(stderr=True)
-    document = launch_benchmark(
-        cases, seeds, preset=preset, peers=peers, peer_python=peer_python, out=out, console=console
-    )
-    console.print(terminal_tables(document))
-    if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return 0
-
-
-@benchmarks.command("regression")
-@exits
-def benchmark_regression(
-    bootstraps: Annotated[
-        int, typer.Option(min=1, help="Draws of the samples; fewer are sooner done.")
-    ] = 100,
-    thresholds: Annotated[int, typer.Option(min=1, help="On the path of each draw.")] = 50,
-    samples: Annotated[int, typer.Option(min=60, help="Of the term that is regressed on 56 others.")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="Of samples and draws.")] = 0,
-    out: OutFolder = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
-) -> int:
-    """Compare batched thresholding with pysindy's ensembles, on the same draws.
-
-    Exit status: 0 measured, whatever was found; 2 wrong input; 130 interrupted; 1 anything else.
-    """
-    import json
-
-    from rich.console import Console
-
-    from flows.launch import launch_regression_benchmark
-
-    console = Console(stderr=True)
-    document = launch_regression_benchmark(
-        bootstraps=bootstraps, thresholds=thresholds, samples=samples, seed=seed, out=out, console=console
-    )
-    from flows.benchmark_regression import regression_table
-
-    console.print(regression_table(document))
-    if as_json:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-    return 0 if document["figures"] else FAILED
-
-
 @app.command()
 @exits
 def doctor(out: OutFolder = Path("runs"), as_json: JsonOption = False) -> int:
@@ -427,6 +345,88 @@ def cache_prune(
     )
     _tell(pruned_table(pruned, dry_run=dry_run), pruned_json(pruned, dry_run=dry_run) if as_json else None)
     return 0
+
+
+@benchmarks.command("training")
+@exits
+def benchmark_training(
+    cases: Annotated[
+        str,
+        typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given."),
+    ] = "",
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", metavar="VALUES", help="Such as 0..19; each case's own if not given."),
+    ] = None,
+    peers: Annotated[
+        bool, typer.Option("--peers/--no-peers", help="Run other tools in turn with this one.")
+    ] = True,
+    preset: Annotated[str, typer.Option("--preset", help="Of every row that names none.")] = "auto",
+    peer_python: Annotated[
+        str,
+        typer.Option(
+            "--peer-python",
+            metavar="PATH",
+            envvar="SCIML_DISCOVER_PEER_PYTHON",
+            help="The interpreter that has the packages of the extra 'peers'.",
+        ),
+    ] = sys.executable,
+    out: OutFolder = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+) -> int:
+    """Train on problems whose truth is known, and compare with targets and peers.
+
+    Exit status: 0 once all was measured, whatever was found; 2 wrong input; 130 interrupted; 1 anything else.
+    """
+    import json
+
+    from rich.console import Console
+
+    from flows.benchmarks.table import terminal_tables
+    from flows.launch import launch_benchmark
+
+    console = Console(stderr=True)
+    document = launch_benchmark(
+        cases, seeds, preset=preset, peers=peers, peer_python=peer_python, out=out, console=console
+    )
+    console.print(terminal_tables(document))
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+@benchmarks.command("regression")
+@exits
+def benchmark_regression(
+    bootstraps: Annotated[
+        int, typer.Option(min=1, help="Draws of the samples; fewer are sooner done.")
+    ] = 100,
+    thresholds: Annotated[int, typer.Option(min=1, help="On the path of each draw.")] = 50,
+    samples: Annotated[int, typer.Option(min=60, help="Of the term that is regressed on 56 others.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of samples and draws.")] = 0,
+    out: OutFolder = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+) -> int:
+    """Compare batched thresholding with pysindy's ensembles, on the same draws.
+
+    Exit status: 0 measured, whatever was found; 2 wrong input; 130 interrupted; 1 anything else.
+    """
+    import json
+
+    from rich.console import Console
+
+    from flows.launch import launch_regression_benchmark
+
+    console = Console(stderr=True)
+    document = launch_regression_benchmark(
+        bootstraps=bootstraps, thresholds=thresholds, samples=samples, seed=seed, out=out, console=console
+    )
+    from flows.benchmark_regression import regression_table
+
+    console.print(regression_table(document))
+    if as_json:
+        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
+    return 0 if document["figures"] else FAILED
 
 
 @app.callback(invoke_without_command=True)
