@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from sciml_discover.cache import verify
 from sciml_discover.run_folders import list_runs, store_in
+from sciml_discover.runs import discover
 from sciml_discover.stages import STAGES
-from tests.fakes import write_experiment
-from tests.processes import Process
+from tests.fakes import install, write_experiment
+from tests.processes import ROOT, Process
 
 NAMES = [stage.name for stage in STAGES]
 
@@ -64,3 +68,32 @@ def test_a_killed_process_lets_the_one_that_waits_go_on(experiment: Path, tmp_pa
     assert sorted(calls(experiment)) == sorted([*NAMES, "train"])
     # What the killed process held can be left there as a file, but nobody holds it.
     assert all(path.name.startswith("use-data-") for path in lock_files(out))
+
+
+PRUNE = """
+import sys
+from sciml_discover.cache import prune
+
+print("ready", flush=True)
+while True:
+    if prune(sys.argv[1], max_bytes=0).in_use:
+        print("in-use", flush=True)
+"""
+
+
+def test_a_process_that_prunes_all_the_time_takes_nothing_from_runs(
+    experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs"
+    verbs = install(monkeypatch)
+    with subprocess.Popen(
+        [sys.executable, "-c", PRUNE, str(out)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as pruner:
+        assert pruner.stdout is not None
+        assert pruner.stdout.readline() == "ready\n"
+        for _ in range(15):
+            assert discover(experiment, out=out).accepted
+        pruner.kill()
+        assert "in-use" in pruner.stdout.read()
+    assert len(verbs.calls) > len(NAMES)  # it did take something between the runs
+    assert verify(out) == []
