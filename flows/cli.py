@@ -12,9 +12,12 @@ import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 ACCEPTED, FAILED, WRONG_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -28,6 +31,9 @@ app = typer.Typer(
 
 benchmarks = typer.Typer(help="Measure the library against what it has to reach, and against other tools.")
 app.add_typer(benchmarks, name="benchmark", no_args_is_help=True)
+
+cache = typer.Typer(help="Look after the store that all runs share.")
+app.add_typer(cache, name="cache", no_args_is_help=True)
 
 P = ParamSpec("P")
 
@@ -79,6 +85,7 @@ class SortKey(StrEnum):
     seconds = "seconds"
 
 
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead.")]
 DeviceOption = Annotated[Device, typer.Option("--device", help="Where tensors live.")]
 
 
@@ -147,16 +154,18 @@ def show(
     ] = None,
     out: OutFolder = Path("runs"),
 ) -> int:
-    """Show the result of a run, or two side by side."""
+    """Show the result of a run, and where each stage's is from; or of two, side by side."""
     from rich.console import Console
 
     from flows.panels import compare_runs, run_panel
-    from sciml_discover.run_folders import find_run
+    from sciml_discover.provenance import stage_origins
+    from sciml_discover.run_folders import find_folder_and_result
 
-    results = [find_run(name, out) for name in (run, other) if name is not None]
+    found = [find_folder_and_result(name, out) for name in (run, other) if name is not None]
+    results = [result for _, result in found]
     console = Console()
-    for result in results:
-        console.print(run_panel(result))
+    for folder, result in found:
+        console.print(run_panel(result, origins=stage_origins(folder)))
     if len(results) > 1:
         console.print(compare_runs(results))
     return 0
@@ -249,6 +258,93 @@ def sweep(
     )
     console.print(sweep_table(table))
     return FAILED if table.failed else 0
+
+
+@app.command()
+@exits
+def doctor(out: OutFolder = Path("runs"), as_json: JsonOption = False) -> int:
+    """Check that runs will work here: packages, folder, disk, GPU, server; say what must be done.
+
+    Exit status: 0 nothing must be done, 1 something must.
+    """
+    import dataclasses
+
+    from rich.console import Console
+    from rich.text import Text
+
+    from flows.doctor import checks
+
+    console, done = Console(), []
+    for check in checks(out):
+        done.append(check)
+        if not as_json:
+            mark = ("✔ ", "green") if check.ok else ("✘ ", "red")
+            console.print(Text.assemble(mark, f"{check.name}: {check.found}"), soft_wrap=True)
+            if check.do:
+                console.print(Text(f"  do: {check.do}"), soft_wrap=True)
+    if as_json:
+        _print_json([{**dataclasses.asdict(check), "ok": check.ok} for check in done])
+    return 0 if all(check.ok for check in done) else FAILED
+
+
+@cache.command("list")
+@exits
+def cache_list(out: OutFolder = Path("runs"), as_json: JsonOption = False) -> int:
+    """List what the store holds: stage, size, time since the last use, the runs that rest on it."""
+    from flows.cache_tables import entries_json, entries_table
+    from sciml_discover.cache import cache_entries
+
+    entries = cache_entries(out)
+    _tell(entries_table(entries), entries_json(entries) if as_json else None)
+    return 0
+
+
+@cache.command("verify")
+@exits
+def cache_verify(out: OutFolder = Path("runs"), as_json: JsonOption = False) -> int:
+    """Check the digest of every result, and every reference.
+
+    Exit status: 0 all are whole, 1 some are damaged.
+    """
+    from flows.cache_tables import damages_json, damages_table
+    from sciml_discover.cache import verify
+
+    damages = verify(out)
+    _tell(damages_table(damages), damages_json(damages) if as_json else None)
+    return FAILED if damages else 0
+
+
+@cache.command("prune")
+@exits
+def cache_prune(
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="TIME", help="Delete what was not used for so long: 7d, 12h."),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", metavar="SIZE", help="Leave no more than this: 2GB. The oldest go first."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    out: OutFolder = Path("runs"),
+    as_json: JsonOption = False,
+) -> int:
+    """Delete old results, and what killed processes left half done.
+
+    Nothing goes that a running process uses; what goes is made anew when it is next needed.
+    """
+    from flows.cache_tables import pruned_json, pruned_table
+    from flows.quantities import seconds, size
+    from sciml_discover.cache import prune
+
+    pruned = prune(
+        out,
+        older_than=None if older_than is None else seconds(older_than, "--older-than"),
+        max_bytes=None if max_size is None else size(max_size, "--max-size"),
+        dry_run=dry_run,
+    )
+    _tell(pruned_table(pruned, dry_run=dry_run), pruned_json(pruned, dry_run=dry_run) if as_json else None)
+    return 0
 
 
 @benchmarks.command("training")
@@ -391,6 +487,22 @@ def _options(
 
         typer.echo(metadata.version("sciml-discover"))
         raise typer.Exit
+
+
+def _tell(table: RenderableType, document: dict[str, Any] | None) -> None:
+    """Print a table, or a JSON document instead if there is one."""
+    if document is not None:
+        _print_json(document)
+        return
+    from rich.console import Console
+
+    Console().print(table)
+
+
+def _print_json(document: Any) -> None:
+    import json
+
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def _complain(message: str) -> None:

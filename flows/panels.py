@@ -13,15 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.sweep_table import SweepTable
+from sciml_discover.provenance import StageOrigin
 from sciml_discover.report.numbers import interval, number, with_error
 from sciml_discover.result import Alternative, DiscoveryResult, Scores
 from sciml_discover.run_folders import RunRecord
 
+SHOWN_REASONS = 3
 COLOURS = {"accepted": "green", "rejected": "yellow", "failed": "red"}
 
 
-def run_panel(result: DiscoveryResult, folder: Path | None = None) -> Panel:
-    """Return the result of a run: equations, numbers with errors, verdict, where it lies."""
+def run_panel(
+    result: DiscoveryResult, folder: Path | None = None, origins: Sequence[StageOrigin] = ()
+) -> Panel:
+    """Return the result of a run: equations, numbers with errors, verdict, where it and its stages are from."""
     parts: list[RenderableType] = [_verdict(result)]
     if result.equations:
         parts += [Text(), _equations(result), Text(), _numbers(result), Text(), _errors(result)]
@@ -32,9 +36,28 @@ def run_panel(result: DiscoveryResult, folder: Path | None = None) -> Panel:
         parts.append(Text(f"! {sentence}", style="yellow"))
     if result.next_measurement is not None:
         parts.append(Text(f"> {result.next_measurement.sentence}", style="cyan"))
+    if origins:
+        parts += [Text(), origins_table(origins)]
     parts += [Text(), Text(_where(result, folder), style="dim", overflow="fold")]
     colour = COLOURS[result.status]
     return Panel(Group(*parts), title=Text(result.title), border_style=colour, padding=(1, 2))
+
+
+def origins_table(origins: Sequence[StageOrigin]) -> Table:
+    """Return for each stage of a run how its result came there, and why."""
+    table = Table("stage", "result", "why", box=None, padding=(0, 2, 0, 0))
+    for origin in origins:
+        how = f"cached from {origin.run or 'an earlier run'}" if origin.how == "cached" else origin.how
+        table.add_row(Text(origin.stage), Text(how, overflow="fold"), Text(_why(origin), overflow="fold"))
+    return table
+
+
+def _why(origin: StageOrigin) -> str:
+    more = len(origin.reasons) - SHOWN_REASONS
+    text = "; ".join(origin.reasons[:SHOWN_REASONS]) + (f" and {more} more" if more > 0 else "")
+    if origin.same_bytes:
+        return f"{text}: the same bytes as in {origin.since}"
+    return f"{text} (since {origin.since})" if origin.since else text
 
 
 def compare_runs(results: Sequence[DiscoveryResult]) -> Table:

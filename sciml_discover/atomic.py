@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
 
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}")
+
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` so that ``path`` holds all of it or what it held before, even after a kill.
+    """Write ``content`` so that ``path`` holds all of it or what it held before, even after a power cut.
 
     Raises:
         OSError: if the folder cannot be written to.
@@ -25,3 +28,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+    # The new name is the folder's to keep: what is written after this call is never there without it.
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def is_temporary(path: Path) -> bool:
+    """Return whether a file's name is one that `write_atomically` gives to what is not whole yet."""
+    return _TEMPORARY.fullmatch(path.name) is not None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import secrets
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.result import DiscoveryResult
@@ -74,15 +77,44 @@ def list_runs(out: str | Path | None = None) -> list[RunRecord]:
     return sorted(records, key=lambda record: (record.result.created if record.result else "", record.folder))
 
 
+def runs_by_digest(out: Path) -> defaultdict[tuple[str, str], tuple[str, ...]]:
+    """Return the names of the runs that rest on a result, by its stage and digest."""
+    runs: defaultdict[tuple[str, str], tuple[str, ...]] = defaultdict(tuple)
+    for path in sorted(out.glob("*/artifacts.json")):
+        for stage, record in read_artifacts(path.parent).items():
+            runs[stage, str(record.get("digest"))] += (path.parent.name,)
+    return runs
+
+
+def read_artifacts(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return what a run's ``artifacts.json`` says of each stage; nothing if it cannot be read."""
+    try:
+        content = json.loads((folder / "artifacts.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {stage: record for stage, record in content.items() if isinstance(record, dict)}
+
+
 def find_run(name: str | Path, out: str | Path | None = None) -> DiscoveryResult:
     """Return the result of the run with a name, the beginning of one, or a folder.
 
     Raises:
         InputError: if there is none, several, or one without a result.
     """
+    return find_folder_and_result(name, out)[1]
+
+
+def find_folder_and_result(name: str | Path, out: str | Path | None = None) -> tuple[Path, DiscoveryResult]:
+    """Return the folder and the result of the run with a name, the beginning of one, or a folder.
+
+    Raises:
+        InputError: if there is none, several, or one without a result.
+    """
     path = Path(name)
     if (path / "result.json").is_file() or (path.name == "result.json" and path.is_file()):
-        return DiscoveryResult.from_file(path)
+        return path if path.is_dir() else path.parent, DiscoveryResult.from_file(path)
     records = list_runs(out)
     matches = [record for record in records if record.folder.name.startswith(str(name))]
     exact = [record for record in matches if record.folder.name == str(name)]
@@ -98,7 +130,7 @@ def find_run(name: str | Path, out: str | Path | None = None) -> DiscoveryResult
     record = (exact or matches)[0]
     if record.result is None:
         raise InputError(record.problem, where=str(record.folder), expected="a finished run")
-    return record.result
+    return record.folder, record.result
 
 
 def _record(folder: Path) -> RunRecord:

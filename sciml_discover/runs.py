@@ -11,8 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from sciml_discover.atomic import write_atomically
 from sciml_discover.base import Progress, Watch, nobody_watches
 from sciml_discover.errors import DamagedArtifactError, InputError, SciMLDiscoverError
 from sciml_discover.experiment import Experiment, LoadedExperiment, load_experiment
@@ -29,7 +30,7 @@ from sciml_discover.stages import (
     run_stage,
     stage_named,
 )
-from sciml_discover.store import write_atomically
+from sciml_discover.store import make_key
 from sciml_discover.training import TrainingResult
 from sciml_discover.validation import ValidationReport
 
@@ -107,7 +108,7 @@ class Run:
 
     Used as a context manager, it writes down why it failed if it does. The folder holds
     ``experiment.toml`` as run, ``result.json``, ``report.html``, ``artifacts.json`` (which results of
-    stages in the store it rests on) and ``run.log``.
+    stages in the store it rests on, where they come from, and what determined them) and ``run.log``.
 
     Args:
         loaded: the experiment.
@@ -144,6 +145,7 @@ class Run:
         self.id = run_id or new_run_id(loaded.name)
         root = writable_folder(out)
         self.store = store_in(root)
+        self._keeping = contextlib.ExitStack()
         self.folder = root / self.id
         self.folder.mkdir()
         self.outcomes: dict[str, StageOutcome] = {}
@@ -151,13 +153,16 @@ class Run:
         self._log(f"run {self.id} of {loaded.experiment.title!r} on {self.bench.device}")
 
     def __enter__(self) -> Run:
+        # What this run rests on is not pruned before it ends.
+        self._keeping.enter_context(self.store.keeping())
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._fail(error)
+        with self._keeping:
+            if error is not None:
+                self._fail(error)
 
     def stage(self, name: str) -> StageOutcome:
         """Find or make the result of one stage; those that it needs must have gone before.
@@ -169,8 +174,9 @@ class Run:
         self.bench.watch(StageBegan(name, "began"))
         artifacts = {done: outcome.artifact for done, outcome in self.outcomes.items()}
         with self._warnings_in_log():
+            forced = name in self._forced
             outcome = run_stage(
-                stage_named(name), self.bench, artifacts, self.store, force=name in self._forced
+                stage_named(name), self.bench, artifacts, self.store, force=forced, run=self.id
             )
         self.outcomes[name] = outcome
         how = "found in the store" if outcome.cached else f"made in {outcome.seconds:.2f} s"
@@ -242,18 +248,27 @@ class Run:
         self._write(result)
 
     def _write(self, result: DiscoveryResult) -> None:
-        references = {
-            name: {
-                "key": outcome.artifact.key,
-                "digest": outcome.artifact.digest,
-                "path": os.path.relpath(outcome.artifact.path, self.folder),
-            }
-            for name, outcome in self.outcomes.items()
-        }
+        references = {name: self._record(outcome) for name, outcome in self.outcomes.items()}
         text = json.dumps(references, indent=1) + "\n"
         write_atomically(self.folder / "artifacts.json", text.encode())
         write_atomically(self.folder / "result.json", result.to_json().encode())
         self._log(f"result: {result.status}")
+
+    def _record(self, outcome: StageOutcome) -> dict[str, Any]:
+        """Return what ``artifacts.json`` says of a stage: its result, how it came here, and why."""
+        artifact, ingredients = outcome.artifact, outcome.ingredients
+        return {
+            "key": artifact.key,
+            "digest": artifact.digest,
+            "path": os.path.relpath(artifact.path, self.folder),
+            "how": "cached" if outcome.cached else "forced" if outcome.forced else "computed",
+            "run": artifact.run,
+            "lost": outcome.lost,
+            "version": ingredients.version,
+            "layout": make_key(ingredients.layout),
+            "options": ingredients.options,
+            "inputs": ingredients.inputs,
+        }
 
     def _tell(self, event: Progress) -> None:
         """Pass an event on, and log it unless it only counts the last one's steps."""

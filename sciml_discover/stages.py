@@ -127,6 +127,31 @@ class Inputs:
 
 
 @dataclass(frozen=True)
+class Ingredients:
+    """Everything that determines the result of a stage.
+
+    Attributes:
+        stage: its name.
+        version: its version.
+        layout: of its result, as JSON.
+        options: its part of the experiment, as JSON.
+        inputs: digests of the results that it reads, by the names of their stages.
+    """
+
+    stage: str
+    version: int
+    layout: Any
+    options: Any
+    inputs: dict[str, str]
+
+    @cached_property
+    def key(self) -> str:
+        """The digest of all this."""
+        kind = [self.stage, self.version, self.layout]
+        return make_key([kind, self.options, [[name, digest] for name, digest in self.inputs.items()]])
+
+
+@dataclass(frozen=True)
 class Stage:
     """One arrow of the pipeline.
 
@@ -148,11 +173,17 @@ class Stage:
     work: Callable[[Bench, Inputs], Any]
     modules: tuple[str, ...] = ()
 
+    def ingredients(
+        self, loaded: LoadedExperiment, device: Device, digests: Mapping[str, str]
+    ) -> Ingredients:
+        """Return what determines this stage's result; ``digests`` are those of its inputs' artifacts."""
+        inputs = {name: digests[name] for name in self.inputs}
+        options = self.options(loaded, device)
+        return Ingredients(self.name, self.version, payload.layout(self.gives), options, inputs)
+
     def key(self, loaded: LoadedExperiment, device: Device, digests: Mapping[str, str]) -> str:
         """Return the key of this stage's result; ``digests`` are those of its inputs' artifacts."""
-        inputs = [[name, digests[name]] for name in self.inputs]
-        kind = [self.name, self.version, payload.layout(self.gives)]
-        return make_key([kind, self.options(loaded, device), inputs])
+        return self.ingredients(loaded, device, digests).key
 
 
 def _data_options(loaded: LoadedExperiment, _: Device) -> Any:
@@ -353,11 +384,17 @@ class StageOutcome:
         artifact: where its result lies.
         cached: whether it was found in the store instead of made.
         seconds: wall-clock time, the look-up included.
+        ingredients: what determined it.
+        forced: whether it was made anew although it may have been in the store.
+        lost: what was wrong with the stored result that it replaces; empty if nothing was.
     """
 
     artifact: Artifact
     cached: bool
     seconds: float
+    ingredients: Ingredients
+    forced: bool = False
+    lost: str = ""
 
 
 def stage_named(name: str) -> Stage:
@@ -379,7 +416,13 @@ def stage_named(name: str) -> Stage:
 
 
 def run_stage(
-    stage: Stage, bench: Bench, artifacts: Mapping[str, Artifact], store: Store, *, force: bool = False
+    stage: Stage,
+    bench: Bench,
+    artifacts: Mapping[str, Artifact],
+    store: Store,
+    *,
+    force: bool = False,
+    run: str = "",
 ) -> StageOutcome:
     """Find the result of a stage in the store, or make it and store it.
 
@@ -389,24 +432,39 @@ def run_stage(
         artifacts: those of the stages before it, by name.
         store: where results lie.
         force: whether to make it anew even if it is there.
+        run: name of the run, under which a new result is filed.
 
     Raises:
         InputError: if the experiment or its data turn out to be unusable.
     """
     started = time.perf_counter()
-    key = stage.key(bench.loaded, bench.device, {name: artifacts[name].digest for name in stage.inputs})
-    # A second run of the same experiment waits here for the first one's result.
-    with store.locked(stage.name, key):
-        artifact = None if force else find_whole(store, stage.name, key, bench.watch)
-        cached = artifact is not None
-        if artifact is None:
-            _ = bench.units  # checked before any work is done
-            inputs = Inputs(
-                *(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs),
-                checkpoint=store.checkpoint(stage.name, key),
-            )
-            artifact = store.put(stage.name, key, stage.work(bench, inputs))
-    return StageOutcome(artifact, cached, time.perf_counter() - started)
+    digests = {name: artifact.digest for name, artifact in artifacts.items()}
+    ingredients = stage.ingredients(bench.loaded, bench.device, digests)
+    key, lost = ingredients.key, ""
+
+    def on_wait() -> None:
+        bench.watch(Progress(stage.name, "another run is making this result; waiting for it"))
+
+    def on_loss(event: Progress) -> None:
+        nonlocal lost
+        lost = event.message
+        bench.watch(event)
+
+    artifact = None if force else find_whole(store, stage.name, key, on_loss)
+    cached = artifact is not None
+    if artifact is None:
+        with store.locked(stage.name, key, on_wait=on_wait):
+            artifact = None if force else find_whole(store, stage.name, key)
+            cached = artifact is not None
+            if artifact is None:
+                _ = bench.units  # checked before any work is done
+                inputs = Inputs(
+                    *(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs),
+                    checkpoint=store.checkpoint(stage.name, key),
+                )
+                artifact = store.put(stage.name, key, stage.work(bench, inputs), run=run)
+    seconds = time.perf_counter() - started
+    return StageOutcome(artifact, cached, seconds, ingredients, force, lost)
 
 
 def find_whole(store: Store, name: str, key: str, watch: Watch = nobody_watches) -> Artifact | None:

@@ -3,23 +3,27 @@
 A reference ``refs/<stage>/<key>.json`` names the digest of an artifact
 ``artifacts/<stage>/<digest>.safetensors``. The reference is written last and atomically, so a kill
 at any moment leaves either a whole result or none; the artifact's digest is checked again on every
-lookup. Artifacts bear the name of their content: equal results are stored once, and making one
-anew never changes a file that an older run refers to.
+lookup and every read. Artifacts bear the name of their content: equal results are stored once, and
+making one anew never changes a file that an older run refers to.
+
+Any number of processes may use one store. Who makes the result of a key holds the key's lock; who
+rests on an artifact keeps it from being pruned. Both locks end with their process. The folder is
+its owner's alone (mode 0700): measured data lie in it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sciml_discover import payload
+from sciml_discover import locks, payload
 from sciml_discover.atomic import write_atomically
 from sciml_discover.errors import DamagedArtifactError
 
@@ -37,12 +41,14 @@ class Artifact:
         key: digest of everything that determined the result.
         digest: sha256 of the stored bytes.
         path: where they lie.
+        run: name of the run that made it; empty if that is not known.
     """
 
     stage: str
     key: str
     digest: str
     path: Path
+    run: str = ""
 
 
 def make_key(parts: Any) -> str:
@@ -67,6 +73,17 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._kept: contextlib.ExitStack | None = None
+
+    @contextlib.contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Keep every artifact that is found or put from being pruned, until the end of the block."""
+        with contextlib.ExitStack() as kept:
+            self._kept = kept
+            try:
+                yield
+            finally:
+                self._kept = None
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """Return the whole artifact of a stage's key, or None if none was ever stored.
@@ -75,22 +92,28 @@ class Store:
             DamagedArtifactError: if a reference is there, but not the bytes that it promises.
         """
         try:
-            reference = self._reference(stage, key).read_bytes()
+            reference = self.reference(stage, key).read_bytes()
         except FileNotFoundError:
             return None
-        artifact = Artifact(stage, key, digest := _digest_in(reference, stage), self._path(stage, digest))
-        self._content(artifact)
+        digest, run = read_reference(reference, stage, key)
+        artifact = Artifact(stage, key, digest, self.path(stage, digest), run)
+        with self._in_use(artifact):
+            self._content(artifact)
+            # The time of the last use, by which old artifacts are pruned: losing it harms no result.
+            with contextlib.suppress(OSError):
+                os.utime(artifact.path)
         return artifact
 
-    def put(self, stage: str, key: str, value: Any) -> Artifact:
+    def put(self, stage: str, key: str, value: Any, *, run: str = "") -> Artifact:
         """Store a dataclass under a stage's key; see `payload.encode` for what it may hold."""
         content = payload.encode(value)
         digest = hashlib.sha256(content).hexdigest()
-        path = self._path(stage, digest)
-        write_atomically(path, content)
-        reference = json.dumps({"stage": stage, "key": key, "digest": digest}, indent=1)
-        write_atomically(self._reference(stage, key), reference.encode())
-        return Artifact(stage, key, digest, path)
+        artifact = Artifact(stage, key, digest, self.path(stage, digest), run)
+        reference = json.dumps({"stage": stage, "key": key, "digest": digest, "run": run}, indent=1)
+        with self._in_use(artifact):
+            write_atomically(artifact.path, content)
+            write_atomically(self.reference(stage, key), reference.encode())
+        return artifact
 
     def read(self, artifact: Artifact, kind: type[T]) -> T:
         """Return the value of an artifact, a dataclass of type ``kind``.
@@ -101,23 +124,42 @@ class Store:
         return payload.decode(self._content(artifact), kind)
 
     @contextlib.contextmanager
-    def locked(self, stage: str, key: str) -> Iterator[None]:
-        """Hold a stage's key for one process or thread at a time. The kernel drops it on a kill."""
-        path = self.root / "locks" / f"{stage}-{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+    def locked(self, stage: str, key: str, *, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
+        """Hold a stage's key for one process or thread at a time; ``on_wait`` is called if that takes time."""
+        with locks.hold(self.key_lock(stage, key), on_wait=on_wait):
             yield
+
+    def key_lock(self, stage: str, key: str) -> Path:
+        """Return the lock of whoever makes the result of a stage's key."""
+        return self._own_folder() / "locks" / f"{stage}-{key}.lock"
+
+    def use_lock(self, stage: str, digest: str) -> Path:
+        """Return the lock that everybody shares who rests on an artifact."""
+        return self._own_folder() / "locks" / f"use-{stage}-{digest}.lock"
 
     def checkpoint(self, stage: str, key: str) -> Path:
         """Return the folder in which work on a stage's key writes down how far it is; it need not exist."""
         return self.root / "checkpoints" / f"{stage}-{key}"
 
-    def _reference(self, stage: str, key: str) -> Path:
+    def reference(self, stage: str, key: str) -> Path:
+        """Return the file that names the digest of a key's result."""
         return self.root / "refs" / stage / f"{key}.json"
 
-    def _path(self, stage: str, digest: str) -> Path:
+    def path(self, stage: str, digest: str) -> Path:
+        """Return the file of the result with a digest."""
         return self.root / "artifacts" / stage / f"{digest}.safetensors"
+
+    def _own_folder(self) -> Path:
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return self.root
+
+    @contextlib.contextmanager
+    def _in_use(self, artifact: Artifact) -> Iterator[None]:
+        """Keep an artifact from being pruned: now, and from now on inside `keeping`."""
+        with contextlib.ExitStack() as now:
+            kept = now if self._kept is None else self._kept
+            kept.enter_context(locks.hold(self.use_lock(artifact.stage, artifact.digest), shared=True))
+            yield
 
     def _content(self, artifact: Artifact) -> bytes:
         try:
@@ -131,12 +173,19 @@ class Store:
         return content
 
 
-def _digest_in(reference: bytes, stage: str) -> str:
-    """Return the digest that a reference names; the path is never taken from the file."""
+def read_reference(reference: bytes, stage: str, key: str) -> tuple[str, str]:
+    """Return the digest that a reference names, and the run that made it; no path is taken from the file.
+
+    Raises:
+        DamagedArtifactError: if the bytes are no reference, or one of another stage or key.
+    """
     try:
-        digest = json.loads(reference)["digest"]
-    except (ValueError, KeyError, TypeError) as error:
+        content = json.loads(reference)
+        place, digest, run = (content["stage"], content["key"]), content["digest"], content.get("run", "")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamagedArtifactError(f"a reference of stage {stage!r} cannot be read") from error
-    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
+    if place != (stage, key):
+        raise DamagedArtifactError(f"a reference of stage {stage!r} belongs to another result")
+    if not isinstance(digest, str) or not _DIGEST.fullmatch(digest) or not isinstance(run, str):
         raise DamagedArtifactError(f"a reference of stage {stage!r} names no digest")
-    return digest
+    return digest, run

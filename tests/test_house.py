@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sciml_discover", "tasks", "flows")
 
 FLOORS = (
-    ("base", "errors", "threads", "atomic"),
+    ("base", "errors", "threads", "atomic", "locks"),
     ("expressions", "printing", "callables", "observation", "system", "systems", "units"),
     ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     ("coordinates", "factors", "library", "constraints", "holes", "masked_libraries", "evidence", "ude"),
@@ -34,7 +34,7 @@ FLOORS = (
     ("forecasts", "next_measurement", "scores", "baselines", "validation"),
     ("result", "report", "exports"),
     ("payload", "store", "option_errors", "toml_writer", "experiment"),
-    ("stages", "run_folders", "runs"),
+    ("stages", "run_folders", "cache", "provenance", "runs"),
 )
 """Every module and package of the library, from the ground up: each imports only from those before it."""
 

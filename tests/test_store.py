@@ -5,13 +5,14 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from sciml_discover import store
+from sciml_discover import locks, store
 from sciml_discover.errors import DamagedArtifactError
 from sciml_discover.store import Store, make_key, write_atomically
 
@@ -79,13 +80,23 @@ def test_a_deleted_artifact_is_noticed(tmp_path: Path) -> None:
         shelf.find("train", "a" * 64)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"digest": 3}', '{"digest": "../../etc/passwd"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"digest": 3}', '{"digest": "../../etc/passwd"}', "[{}]"])
 def test_a_damaged_reference_is_noticed(tmp_path: Path, text: str) -> None:
     shelf = Store(tmp_path)
     shelf.put("train", "a" * 64, VALUE)
     next((tmp_path / "refs").rglob("*.json")).write_text(text)
     with pytest.raises(DamagedArtifactError, match="reference"):
         shelf.find("train", "a" * 64)
+
+
+@pytest.mark.parametrize("stage", ["train", "select"])
+def test_a_reference_in_the_place_of_another_is_noticed(tmp_path: Path, stage: str) -> None:
+    shelf = Store(tmp_path)
+    shelf.put("train", "a" * 64, VALUE)
+    shelf.put(stage, "b" * 64, VALUE)
+    shelf.reference(stage, "b" * 64).write_bytes(shelf.reference("train", "a" * 64).read_bytes())
+    with pytest.raises(DamagedArtifactError, match="belongs to another"):
+        shelf.find(stage, "b" * 64)
 
 
 def test_the_reference_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +190,75 @@ def test_a_killed_process_holds_no_key(tmp_path: Path) -> None:
         holder.send_signal(signal.SIGKILL)
     with Store(tmp_path).locked("train", "a"):
         pass
+
+
+def test_no_lock_files_pile_up(tmp_path: Path) -> None:
+    shelf = Store(tmp_path)
+    with shelf.keeping():
+        with shelf.locked("train", "a" * 64):
+            shelf.put("train", "a" * 64, VALUE)
+        assert shelf.find("train", "a" * 64) is not None
+        assert [path.name.split("-")[0] for path in (tmp_path / "locks").iterdir()] == ["use"]
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_a_lock_whose_file_was_removed_while_waiting_excludes_still(tmp_path: Path) -> None:
+    path, inside, most = tmp_path / "x.lock", [0], [0]
+
+    def work() -> None:
+        for _ in range(30):
+            with locks.hold(path):
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+                time.sleep(0.0005)
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (most, inside, path.exists()) == ([1], [0], False)
+
+
+def test_waiting_is_told_and_shared_locks_do_not_wait(tmp_path: Path) -> None:
+    path, told = tmp_path / "x.lock", []
+    with locks.hold(path, shared=True), locks.hold(path, shared=True, on_wait=lambda: told.append(1)):
+        assert told == []
+        with locks.hold_if_free(path) as free:
+            assert not free
+    with locks.hold_if_free(path) as free:
+        assert free
+
+    def wait() -> None:
+        with locks.hold(path, on_wait=lambda: told.append(2)):
+            pass
+
+    with locks.hold(path):
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        deadline = time.monotonic() + 5
+        while not told and time.monotonic() < deadline:
+            time.sleep(0.01)
+    waiting.join(5)
+    assert told == [2]
+
+
+def test_the_folder_is_its_owners_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        Store(tmp_path / "runs" / ".store").put("train", "a" * 64, VALUE)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "runs" / ".store").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_run_that_made_a_result_is_known(tmp_path: Path) -> None:
+    shelf = Store(tmp_path)
+    shelf.put("train", "a" * 64, VALUE, run="hares-1")
+    found = shelf.find("train", "a" * 64)
+    assert found is not None
+    assert found.run == "hares-1"
 
 
 def test_keys_depend_on_values_and_on_the_order_of_states() -> None:

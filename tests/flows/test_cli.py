@@ -229,6 +229,8 @@ def test_show_one_run_or_two(runs: Path) -> None:
     one = CliRunner().invoke(app, ["show", "hares-1", "--out", str(runs)])
     assert one.exit_code == 0
     assert "ACCEPTED" in one.stdout
+    assert re.search(r"train +computed +made for the first time", one.stdout)
+    assert "cached from hares-1" in CliRunner().invoke(app, ["show", "hares-2", "--out", str(runs)]).stdout
     two = CliRunner().invoke(app, ["show", "hares-1", "hares-2", "--out", str(runs)])
     assert two.exit_code == 0
     assert "Side by side" in two.stdout
@@ -277,6 +279,45 @@ def test_export_prints_a_law_or_writes_it(runs: Path, tmp_path: Path) -> None:
         assert (refused.exit_code, refused.stdout) == (2, ""), wrong
 
 
+def test_the_cache_is_listed_verified_and_pruned(runs: Path) -> None:
+    def cache(*arguments: str) -> Result:
+        return CliRunner().invoke(app, ["cache", *arguments, "--out", str(runs)], env={"COLUMNS": "200"})
+
+    table = cache("list")
+    assert table.exit_code == 0
+    assert re.search(r"^ +train +\w{12} +[\d.]+ k?B +\d+ s +hares-1, hares-2", table.stdout, re.MULTILINE)
+    assert "8 results, 0 checkpoints" in table.stdout
+    listed = json.loads(cache("list", "--json").stdout)
+    assert sum(entry["bytes"] for entry in listed["entries"]) == listed["bytes"]
+    assert [entry["runs"] for entry in listed["entries"] if entry["stage"] == "validate"] == [
+        ["hares-1"],
+        ["hares-2"],
+    ]
+
+    assert cache("verify").exit_code == 0
+    (broken,) = (runs / ".store" / "artifacts" / "train").iterdir()
+    broken.write_bytes(broken.read_bytes()[:-1])
+    verified = cache("verify")
+    assert verified.exit_code == 1
+    assert "1 damaged" in verified.stdout
+    assert [Path(one["path"]) for one in json.loads(cache("verify", "--json").stdout)["damaged"]] == [broken]
+
+    assert "freed 0 B" in cache("prune").stdout
+    dry = json.loads(cache("prune", "--max-size", "0B", "--dry-run", "--json").stdout)
+    assert (dry["dry_run"], len(dry["removed"]), dry["remaining_bytes"]) == (True, 8, 0)
+    assert "freed 0 B" in cache("prune", "--older-than", "1h").stdout
+    assert broken.exists()
+    assert re.search(
+        r"^freed \d+\.\d kB; 0 B remain", cache("prune", "--max-size", "0B").stdout, re.MULTILINE
+    )
+    assert not broken.exists()
+    assert cache("verify").exit_code == 0
+    for wrong in (["--older-than", "7"], ["--older-than", "7 moons"], ["--max-size", "-1GB"]):
+        refused = cache("prune", *wrong)
+        assert (refused.exit_code, refused.stdout) == (2, "")
+        assert wrong[0] in refused.stderr
+
+
 def test_there_are_no_commands_that_pretend() -> None:
     done = CliRunner().invoke(app, ["--help"])
     assert set(re.findall(r"^│ (\w+)  ", done.stdout, re.MULTILINE)) == {
@@ -286,6 +327,8 @@ def test_there_are_no_commands_that_pretend() -> None:
         "export",
         "sweep",
         "benchmark",
+        "cache",
+        "doctor",
     }
     for missing in ("report", "init", "schedule", "ui"):
         assert CliRunner().invoke(app, [missing]).exit_code == 2

@@ -20,6 +20,7 @@ from sciml_discover.run_folders import list_runs
 from sciml_discover.stages import STAGES
 from tests.fakes import FakeVerbs, install, write_experiment
 from tests.flows.prefect_states import read_task_runs, task_states
+from tests.processes import Process
 
 NAMES = [stage.name for stage in STAGES]
 
@@ -78,6 +79,32 @@ def test_the_library_finds_what_the_flow_stored(call: dict[str, Any], verbs: Fak
     assert found.cached == dict.fromkeys(NAMES, True)
     assert found.missing == result_of(made).missing
     assert verbs.calls == NAMES
+
+
+def test_the_flow_waits_for_a_process_of_the_library_until_that_is_killed(
+    call: dict[str, Any], verbs: FakeVerbs
+) -> None:
+    other = Process(Path(call["experiment"]), Path(call["out"]), sleeps="train")
+    assert other.line() == "ready"
+    other.begin()
+    assert other.line() == "asleep"
+    waited: list[str] = []
+
+    def watch(event: Progress) -> None:
+        if "waiting" in event.message:
+            waited.append(event.stage)
+            other.popen.kill()
+
+    token = session.set(Session(watch=watch))
+    try:
+        state = discover(**call, return_state=True)
+    finally:
+        session.reset(token)
+        other.popen.kill()
+        other.rest()
+    assert waited == ["train"]
+    assert task_states(state) == {name: ["Cached" if name == "data" else "Completed"] for name in NAMES}
+    assert verbs.calls == NAMES[1:]
 
 
 def test_a_task_depends_on_those_whose_results_it_reads(call: dict[str, Any], verbs: FakeVerbs) -> None:
