@@ -30,7 +30,8 @@ from sciml_discover.seeds import exhaustive, proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
 from sciml_discover.threads import single_threaded
-from sciml_discover.training import TrainingResult, trained_ude
+from sciml_discover.training import TrainingResult, trained_ude, well_seen
+from sciml_discover.ude import ParameterMap
 
 if TYPE_CHECKING:
     import torch
@@ -153,7 +154,12 @@ def select(
     coarse = Refitter(system, libraries, rows, steps)
     search = LawSearch(coarse, judge, options.search, options.rival_delta, coordinates[1:], watch)
     seeds = _seeds(supports, libraries, constraints, options)
-    fits = search.run(Fits.begin(seeds, states, coordinates[:1]))
+    starts = [Fits.begin(seeds, states, coordinates[:1])]
+    if not well_seen(system, data):
+        # Between few rows a trained trajectory may be anything; what a smoother makes of them is another guess.
+        smooth = rows.keep_positive(rows.smooth_states)
+        starts.append(Fits.begin(seeds, smooth, ParameterMap(system, smooth.device).initial(1)))
+    fits = search.run(Fits.join(starts))
     values = judge.rank(fits)
     if not np.isfinite(values).any():
         raise SolveError(

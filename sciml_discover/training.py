@@ -94,7 +94,7 @@ class TrainOptions(Options):
         return self
 
 
-def _well_seen(system: System, data: PreparedData) -> bool:
+def well_seen(system: System, data: PreparedData) -> bool:
     """Return whether every state is measured in at least half of the rows, so that its slope can be told."""
     if system.unseen_states(data.train.observables):
         return False
@@ -289,7 +289,7 @@ def train(
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
-    seen = _well_seen(system, data)
+    seen = well_seen(system, data)
     rows = use_known_equations(system, rows) if seen else estimate_states(system, rows)
     networks = ResidualNetworks(network_shapes(system, rows, options.network), options.network.prior, device)
     ude = UDE(system, networks, device, PARAMETER_PRIOR)
