@@ -231,8 +231,9 @@ class Refitter:
         valid = torch.isfinite(end.unknowns).all(1) & torch.isfinite(end.value)
         fits = self._fits(start, objective, end.unknowns, valid, torch.zeros_like(end.converged))
         # The penalty is shared by the observables as the misfit is.
-        paid = 2.0 * end.value.cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
-        raised = fits.misfit * np.fmax(paid, 1.0)[:, None]
+        with np.errstate(invalid="ignore"):
+            paid = 2.0 * end.value.cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
+            raised = fits.misfit * np.fmax(paid, 1.0)[:, None]
         return replace(fits, misfit=np.where(valid.cpu().numpy()[:, None], raised, np.inf))
 
     def close(self, start: Fits, watch: Watch, iterations: int = SEARCH_ITERATIONS) -> Fits:

@@ -139,3 +139,36 @@ def test_inner_parameters_may_be_exponents() -> None:
     }
     options = LawOptions(library=LibraryOptions.model_validate(library))
     check_law_options(options, {"predation": ("x", "y"), "growth": ("x",)})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"shared": (("predation", "growth"), ("growth", "predation"))}, "more than once"),
+        ({"shared": (("predation", "predation"),)}, "more than once"),
+    ],
+)
+def test_groups_that_overlap_are_refused(options: dict, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        constraints(LawOptions(library=DEGREE2, **options))
+
+
+def test_the_same_term_written_differently_is_the_same_term() -> None:
+    own = HoleOptions(required=("x*y",), forbidden=("y*x",))
+    with pytest.raises(InputError, match="as required and as forbidden"):
+        constraints(LawOptions(library=DEGREE2, holes={"growth": own}))
+
+
+def test_what_one_of_the_holes_that_share_must_not_have_none_can() -> None:
+    options = LawOptions(
+        library=DEGREE2, shared=(("predation", "growth"),), holes={"growth": HoleOptions(forbidden=("1",))}
+    )
+    found = constraints(options)
+    assert not found.allowed[0][0]
+    np.testing.assert_array_equal(found.allowed[0], found.allowed[1])
+
+
+def test_a_hole_without_a_possible_term_is_refused() -> None:
+    own = HoleOptions(forbidden=("1", "x", "y", "x**2", "x*y", "y**2"))
+    with pytest.raises(InputError, match="0 allowed"):
+        constraints(LawOptions(library=DEGREE2, holes={"growth": own}))

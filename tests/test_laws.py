@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from sciml_discover.base import nobody_watches
@@ -97,3 +98,25 @@ def test_parameters_are_in_physical_units() -> None:
     assert not found.fixed
     assert found.identifiable
     assert isinstance(unknowns, torch.Tensor)
+
+
+def test_a_parameter_at_its_bound_has_no_error_and_takes_none_from_others() -> None:
+    library = LibraryOptions(polynomial_degree=1, functions=("sin",))
+    bounded = replace(
+        FORCED.system, parameters=(replace(FORCED.system.parameters[0], value=0.1, bounds=(0.0, 0.2)),)
+    )
+    candidates = candidates_of(FORCED, library, {"push": {"sin(t)": 1.0}})
+    rows, libraries = FORCED.rows(0.01), [build_library(("t",), library)]
+    refitter = Refitter(bounded, libraries, rows, 2)
+    start = Fits.begin(candidates, rows.smooth_states, 50.0 + ParameterMap(bounded).initial(1))
+    objective, unknowns = refitter.problem(start)
+    covariance = objective.covariance(unknowns)[0].numpy()
+    law = LawBuilder(bounded, libraries, objective, False, 2).law(start, 0, covariance, 0.0, 0.0)
+    found = law.parameters["k"]
+    assert found.estimate.value == pytest.approx(0.2)
+    assert found.estimate.stderr is None
+    assert not found.identifiable
+    assert law.covariance.shape == (3, 3)
+    error = law.missing["push"][0].coefficient.stderr
+    assert error is not None
+    np.testing.assert_allclose(error, np.sqrt(covariance[1, 1]))

@@ -150,3 +150,48 @@ def test_what_is_not_declared_is_refused(options: dict, says: str) -> None:
 def test_inner_parameters_without_sense_are_refused(inner: dict) -> None:
     with pytest.raises(pydantic.ValidationError):
         LibraryOptions(inner=inner)
+
+
+def test_templates_that_are_no_terms_for_some_inputs_are_left_out_there() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1,
+        templates=("input/other", "1/(input - other)", "1/input**n"),
+        inner={"n": InnerOptions()},
+    )
+    texts = build_library(("x", "y"), options).texts
+    assert texts[3:] == ("x/y", "y/x", "1/(x - y)", "1/(-x + y)", "1/x**n", "1/y**n")
+
+
+def test_exponents_start_where_exponents_are() -> None:
+    options = LibraryOptions(polynomial_degree=1, templates=("input**n",), inner={"n": InnerOptions()})
+    library = build_library(("x",), options).for_data(np.linspace(100.0, 300.0, 20)[:, None])
+    starts = library.start_values(2)
+    assert ((starts >= 0.2) & (starts <= 5.0)).all()
+    assert np.isfinite(library.matrix(np.array([[100.0], [300.0]]), starts[0])).all()
+
+
+def test_start_values_of_tiny_data_stay_apart() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1, templates=("input/(K + input)",), inner={"K": InnerOptions()}
+    )
+    library = build_library(("x",), options).for_data(np.full((5, 1), 1e-13))
+    assert (library.start_values(2) < 1e-10).sum() == 3
+
+
+@pytest.mark.parametrize("options", [{"polynomial_degree": 0, "constant": False}, {"polynomial_degree": 10}])
+def test_libraries_without_terms_or_with_too_many_are_refused(options: dict) -> None:
+    with pytest.raises(InputError, match=r"monomials|candidate terms"):
+        build_library(tuple("abcdefgh"), LibraryOptions(**options))
+
+
+def test_a_term_with_several_starts_keeps_the_one_that_says_most() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1, templates=("input/(K + input)",), inner={"K": InnerOptions()}
+    )
+    points = np.linspace(0.05, 3.0, 60)[:, None]
+    columns = build_library(("x",), options).for_data(points).columns(points)
+    own = np.flatnonzero(columns.owner == 2)
+    support = columns.owner == 2
+    size = np.zeros(len(columns.owner))
+    size[own] = np.arange(len(own)) + 1.0
+    assert np.flatnonzero(columns.one_start_each(support, size)).tolist() == [own[-1]]

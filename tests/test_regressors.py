@@ -445,3 +445,12 @@ def test_every_hole_has_the_library_of_its_own_inputs() -> None:
     assert "a*b" in found.holes[0].terms
     assert "c*t" in found.holes[1].terms
     assert not set(found.holes[0].terms) & {"c", "t"}
+
+
+def test_of_a_term_with_several_starts_the_largest_contribution_stays() -> None:
+    rng = np.random.default_rng(0)
+    columns = np.stack([np.ones(50), 100.0 * rng.standard_normal(50)], axis=1)
+    regression = Regression.scaled(columns, columns @ np.array([0.5, 0.1]), np.ones(50))
+    # By coefficient the first would be the larger one, by contribution it is the second.
+    found = regressors._sizes(regression, np.array([True, True]))
+    assert found[1] > 10 * found[0]

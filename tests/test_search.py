@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from sciml_discover.base import Progress
-from sciml_discover.constraints import LawOptions
+from sciml_discover.constraints import HoleOptions, LawOptions
 from sciml_discover.expressions import parse_expression
 from sciml_discover.library import InnerOptions, LibraryOptions
 from sciml_discover.regressors import BestSubset, HoleSupports, Implicit, RegressOptions, Supports, regress
@@ -14,7 +16,7 @@ from sciml_discover.residual_samples import HoleSamples, ResidualSamples
 from sciml_discover.search import SearchOptions
 from sciml_discover.selection import SelectOptions, select
 from sciml_discover.system import System
-from tests.problems import LOTKA_VOLTERRA, Problem, propose, untrained, value
+from tests.problems import LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained, value
 
 DEGREE3 = LibraryOptions(polynomial_degree=3)
 POOR = [
@@ -126,3 +128,35 @@ def test_a_saturating_law_is_found_with_its_constant() -> None:
     assert law.n_parameters == 3
     assert law.covariance.shape == (3, 3)
     assert "K" not in law.expressions["uptake"]
+
+
+def test_series_of_two_rows_are_searched_too() -> None:
+    starts = np.random.default_rng(0).uniform(0.5, 2.5, (25, 2))
+    pair = (np.array([0.0, 0.3]),) * 25
+    problem = replace(LOTKA_VOLTERRA, initial=starts, times=pair)
+    law = select(
+        problem.system,
+        problem.data(0.002),
+        replace(untrained(LOTKA_VOLTERRA), initial_states=starts),
+        propose(problem, DEGREE3, *POOR),
+        SelectOptions(exhaustive=100),
+        laws=LawOptions(library=DEGREE3),
+    ).laws[0]
+    assert terms(law) == {"predation": ["x*y"], "growth": ["x*y"]}
+
+
+def test_a_law_with_a_forbidden_sign_is_never_chosen() -> None:
+    for positive, negative, expected in ((("n**2",), (), True), ((), ("n**2",), False)):
+        own = HoleOptions(positive=positive, negative=negative)
+        law = select(
+            LOGISTIC.system,
+            LOGISTIC.data(0.01),
+            untrained(LOGISTIC),
+            propose(LOGISTIC, DEGREE3, {"crowding": {"n**2": 0.1}}, {"crowding": {"n": 0.1}}),
+            SelectOptions(),
+            laws=LawOptions(library=DEGREE3, holes={"crowding": own}),
+        ).laws[0]
+        assert (terms(law) == {"crowding": ["n**2"]}) is expected
+        assert np.isfinite(law.criterion)
+        for term in law.missing["crowding"]:
+            assert term.term not in negative or term.coefficient.value < 0
