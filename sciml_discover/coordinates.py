@@ -32,9 +32,9 @@ class Coordinates:
         device: where the tensors live.
 
     Example:
-        >>> map = Coordinates([0.01], [100.0], [1.0], [True])
-        >>> map.coordinates(torch.tensor([1.0], dtype=torch.float64)).tolist()
-        [0.0]
+        >>> decades = Coordinates([0.01], [100.0], [1.0], [True])
+        >>> round(decades.physical(torch.zeros(1)).item(), 6)
+        1.0
     """
 
     def __init__(
