@@ -143,4 +143,4 @@ def _pick(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """Return entries of ``(B, P, F, ...)`` at positions ``(B, W)``, shape ``(B, P, W, ...)``."""
     shape = (*table.shape[:2], index.shape[1], *table.shape[3:])
     index = index.reshape(index.shape[0], 1, index.shape[1], *[1] * (table.dim() - 3)).expand(shape)
-    return table.expand(shape[0], *table.shape[1:]).gather(2, index)
+    return table.gather(2, index)

@@ -207,21 +207,16 @@ class Library:
 
     def columns(self, points: np.ndarray) -> Columns:
         """Return the terms as columns of a regression, those with inner parameters at each of their start values."""
-        owner, starts = [], []
-        for number in range(len(self)):
-            for values in self.start_values(number):
-                owner.append(number)
-                starts.append(values)
-        owner = np.array(owner)
+        counts = self.start_counts
+        owner = np.repeat(np.arange(len(self)), counts)
+        turn = np.concatenate([np.arange(count) for count in counts])
         matrix = np.empty((len(points), len(owner)))
-        turn = np.array([int((owner[:k] == number).sum()) for k, number in enumerate(owner)])
-        for number in range(turn.max(initial=-1) + 1):
+        for number in range(counts.max()):
             chosen = turn == number
-            inner = self.starts
-            for column in np.flatnonzero(chosen):
-                inner[self.owner == owner[column]] = starts[column]
-            matrix[:, chosen] = self.matrix(points, inner)[:, owner[chosen]]
-        return Columns(self, matrix, owner, tuple(starts))
+            matrix[:, chosen] = self.matrix(points, self.starts_at(number))[:, owner[chosen]]
+        return Columns(
+            self, matrix, owner, tuple(values for starts in self._start_values for values in starts)
+        )
 
     def with_numbers(self, number: int, inner: Sequence[float]) -> sympy.Expr:
         """Return a term with numbers for its own inner parameters."""
@@ -264,15 +259,22 @@ class Library:
         """Where fits of the inner parameters begin unless told otherwise, shape ``(n_inner,)``."""
         return np.array([1.0 if item.start is None else item.start for item in self.inner])
 
+    @cached_property
+    def _start_values(self) -> tuple[np.ndarray, ...]:
+        return tuple(_combined_starts(term) for term in self.terms)
+
     def start_values(self, number: int) -> np.ndarray:
         """Return the combinations of values at which a term's inner parameters start, shape ``(starts, own)``."""
-        choices = [_choices(item) for item in self.terms[number].inner]
-        if not choices:
-            return np.zeros((1, 0))
-        combined = np.array(list(product(*choices))).reshape(-1, len(choices))
-        if len(combined) > MOST_STARTS:
-            combined = combined[np.linspace(0, len(combined) - 1, MOST_STARTS).astype(int)]
-        return combined
+        return self._start_values[number]
+
+    @cached_property
+    def start_counts(self) -> np.ndarray:
+        """How many starts each term has, one for a term without inner parameters, shape ``(terms,)``."""
+        return np.array([len(starts) for starts in self._start_values])
+
+    def starts_at(self, turn: int) -> np.ndarray:
+        """Return all inner parameters, each term at its start of that number or its last one, shape ``(n_inner,)``."""
+        return np.concatenate([starts[min(turn, len(starts) - 1)] for starts in self._start_values])
 
 
 @dataclass(frozen=True)
@@ -340,6 +342,16 @@ def _ranged(item: InnerParameter, sizes: Sequence[float]) -> InnerParameter:
     typical = float(np.exp(np.mean(np.log(sizes)))) if sizes else 1.0
     low, high = sorted((typical, 1.0 / typical))
     return InnerParameter(item.name, typical, low / SPAN, high * SPAN)
+
+
+def _combined_starts(term: LibraryTerm) -> np.ndarray:
+    """Return the combinations of start values of a term's inner parameters, shape ``(starts, own)``."""
+    if not term.inner:
+        return np.zeros((1, 0))
+    combined = np.array(list(product(*(_choices(item) for item in term.inner))))
+    if len(combined) > MOST_STARTS:
+        combined = combined[np.linspace(0, len(combined) - 1, MOST_STARTS).astype(int)]
+    return combined
 
 
 def _choices(item: InnerParameter) -> list[float]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -49,22 +50,17 @@ class _Room:
         """Number of weights."""
         return self.terms.shape[1] + self.inner.shape[1]
 
-    @property
-    def sizes(self) -> tuple[int, int]:
-        """Room for terms and for inner parameters."""
-        return self.terms.shape[1], self.inner.shape[1]
+    def take(self, index: torch.Tensor) -> _Room:
+        """Return the places of the chosen members, with room for as much as before."""
+        return _Room(**{item.name: getattr(self, item.name)[index] for item in fields(self)})
 
     @classmethod
-    def of(
-        cls, library: Library, support: np.ndarray, sizes: tuple[int, int] | None, device: torch.device | str
-    ) -> _Room:
-        """Return the room of supports ``(B, terms)``: as much as they need unless given."""
+    def of(cls, library: Library, support: np.ndarray, device: torch.device | str) -> _Room:
+        """Return the room that supports ``(B, terms)`` need."""
         active = support.astype(bool)
         inner_active = active[:, library.owner]
-        if sizes is None:
-            sizes = max(int(active.sum(1).max(initial=0)), 1), int(inner_active.sum(1).max(initial=0))
-        terms, present = _places(active, sizes[0])
-        inner, inner_present = _places(inner_active, sizes[1])
+        terms, present = _places(active, max(int(active.sum(1).max(initial=0)), 1))
+        inner, inner_present = _places(inner_active, int(inner_active.sum(1).max(initial=0)))
         slot = np.cumsum(active, axis=1)[np.arange(len(active))[:, None], library.owner[inner]] - 1
         return cls(
             terms=torch.as_tensor(terms, device=device),
@@ -106,7 +102,6 @@ class MaskedLibraries(AbstractFilling):
         inputs: positions of each hole's inputs among the states, then the time, then the controls.
         supports: per hole, whether each term is in, shape ``(B, terms)``.
         device: where the tensors live.
-        sizes: terms and inner parameters that each hole has room for; as many as needed unless given.
     """
 
     def __init__(
@@ -115,15 +110,12 @@ class MaskedLibraries(AbstractFilling):
         inputs: Sequence[tuple[int, ...]],
         supports: Sequence[np.ndarray],
         device: torch.device | str = "cpu",
-        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> None:
         self.libraries = tuple(libraries)
         self.inputs = tuple(inputs)
-        self._supports, self._device = tuple(supports), device
-        each = sizes or [None] * len(self.libraries)
         self.rooms = [
-            _Room.of(library, support, size, device)
-            for library, support, size in zip(self.libraries, supports, each, strict=True)
+            _Room.of(library, support, device)
+            for library, support in zip(self.libraries, supports, strict=True)
         ]
         self._maps = [library.coordinates(device) for library in self.libraries]
         self._starts = [torch.as_tensor(library.starts, device=device) for library in self.libraries]
@@ -327,10 +319,9 @@ class MaskedLibraries(AbstractFilling):
 
     def take(self, index: torch.Tensor) -> MaskedLibraries:
         """Return the chosen candidates, with room for as much as before."""
-        rows = index.cpu().numpy()
-        supports = [support[rows] for support in self._supports]
-        sizes = [room.sizes for room in self.rooms]
-        return MaskedLibraries(self.libraries, self.inputs, supports, self._device, sizes)
+        chosen = copy(self)
+        chosen.rooms = [room.take(index) for room in self.rooms]
+        return chosen
 
     def _blocks(self, weights: torch.Tensor) -> Iterator[torch.Tensor]:
         """Yield the weights of each hole."""

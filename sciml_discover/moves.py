@@ -122,7 +122,7 @@ def neighbours(
         Fits that have not begun, in the order of their parents, with these' misfit; and the prediction for each.
     """
     around = _look_around(refitter, fits, libraries, constraints, 0)
-    rounds = max(len(library.start_values(int(j))) for library in libraries for j in [0, *library.owner])
+    rounds = max(library.start_counts.max() for library in libraries)
     for number in range(1, rounds):
         more = _look_around(refitter, fits, libraries, constraints, number)
         around = [
@@ -154,11 +154,9 @@ def _look_around(
     for library, own, may, values in zip(
         libraries, candidates.supports, constraints.allowed, candidates.inner, strict=True
     ):
-        starts = [library.start_values(term) for term in range(len(library))]
-        there = [at[min(number, len(at) - 1)] for at in starts]
-        inner.append(np.where(own[:, library.owner], values, np.concatenate(there)))
+        inner.append(np.where(own[:, library.owner], values, library.starts_at(number)))
         supports.append(own | may)
-        eligible.append(may & np.array([number == 0 or number < len(at) for at in starts]))
+        eligible.append(may & (number < library.start_counts))
     everything = replace(candidates, supports=tuple(supports), inner=tuple(inner))
     curvature = refitter.curvature(replace(fits, candidates=everything))
     own_terms = np.concatenate(candidates.supports, axis=1)
@@ -250,8 +248,8 @@ def _moved(
         hole, term = _place(borders, move.added)
         supports[hole][term] = True
         coefficients[hole][term] = move.coefficient
-        starts = libraries[hole].start_values(term)
-        inner[hole][libraries[hole].owner == term] = starts[min(move.start, len(starts) - 1)]
+        own = libraries[hole].owner == term
+        inner[hole][own] = libraries[hole].starts_at(move.start)[own]
     complete = constraints.complete(supports)
     if complete is None or all(
         np.array_equal(one, two[row]) for one, two in zip(complete, candidates.supports, strict=True)

@@ -124,15 +124,9 @@ def _subsets(allowed: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 def _inner_starts(libraries: Sequence[Library], supports: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
     """Yield start values of all inner parameters, so that each active term meets each of its own start values."""
-    rounds = 1
-    for library, support in zip(libraries, supports, strict=True):
-        rounds = max([rounds, *(len(library.start_values(int(term))) for term in np.flatnonzero(support))])
-    for number in range(rounds):
-        values = []
-        for library in libraries:
-            starts = [library.start_values(term) for term in range(len(library))]
-            values.append(np.concatenate([at[min(number, len(at) - 1)] for at in starts]))
-        yield values
+    most = max(library.start_counts[own].max() for library, own in zip(libraries, supports, strict=True))
+    for turn in range(most):
+        yield [library.starts_at(turn) for library in libraries]
 
 
 def _candidate(

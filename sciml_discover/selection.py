@@ -139,7 +139,8 @@ def select(
     """
     rows = make_rows(system, data.train, data.noise)
     states, coordinates, steps = _start(system, rows, trained)
-    points = _points(system, rows, states)
+    signals = rows.signals(states).cpu().numpy()
+    points = [signals[:, list(inputs)] for inputs in system.hole_inputs]
     libraries = [
         library.with_more(hole.parametric).for_data(at)
         for library, hole, at in zip(build_libraries(system, laws), supports.holes, points, strict=True)
@@ -215,15 +216,6 @@ def _seeds(
             seen.add(key)
         kept.append(i)
     return both.take(np.array(kept))
-
-
-def _points(system: System, rows: Rows, states: torch.Tensor) -> list[np.ndarray]:
-    """Return the values of every hole's inputs at the rows, each of shape ``(rows, inputs)``."""
-    columns = [states.flatten(0, 1), rows.times.flatten()[:, None]]
-    if rows.flat_controls is not None:
-        columns.append(rows.flat_controls)
-    signals = torch.cat(columns, dim=1).cpu().numpy()
-    return [signals[:, list(inputs)] for inputs in system.hole_inputs]
 
 
 def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:

@@ -105,14 +105,10 @@ def well_seen(system: System, data: PreparedData) -> bool:
 
 def network_shapes(system: System, rows: Rows, options: NetworkOptions) -> tuple[NetworkShape, ...]:
     """Return the scaled network of every hole: inputs centred on the data, outputs as large as the slopes."""
-    states = rows.smooth_states.flatten(0, 1).cpu().numpy()
-    times = rows.times.flatten().cpu().numpy()[:, None]
-    signals = np.concatenate([states, times], axis=1)
-    if rows.flat_controls is not None:
-        signals = np.concatenate([signals, rows.flat_controls.cpu().numpy()], axis=1)
+    signals = rows.signals(rows.smooth_states).cpu().numpy()
     center, spread = signals.mean(axis=0), signals.std(axis=0)
     # A state that nobody has seen may be constant here: its scale stands in for the spread that nobody has seen.
-    fallback = np.append(rows.scale.cpu().numpy(), np.ones(signals.shape[1] - states.shape[1]))
+    fallback = np.append(rows.scale.cpu().numpy(), np.ones(signals.shape[1] - system.dimension))
     spread = np.where(spread > 1e-9 * fallback, spread, fallback)
     sizes = hole_sizes(system, rows)
     return tuple(

@@ -100,6 +100,17 @@ class Rows:
         """The controls of all rows, shape ``(J * L, controls)``; None for a system without controls."""
         return None if self.controls is None else self.controls.flatten(0, 1)
 
+    def signals(self, states: torch.Tensor) -> torch.Tensor:
+        """Return what holes may depend on at all rows: states, the time, controls, shape ``(J * L, signals)``.
+
+        Args:
+            states: at the rows, shape ``(J, L, d)``.
+        """
+        columns = [states.flatten(0, 1), self.times.flatten()[:, None]]
+        if self.flat_controls is not None:
+            columns.append(self.flat_controls)
+        return torch.cat(columns, dim=1)
+
     def inputs(self, intervals: int | slice = slice(None), count: int | None = None) -> Inputs:
         """Return the controls as a function of the time in some intervals of every trajectory.
 
