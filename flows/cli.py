@@ -41,6 +41,14 @@ ExperimentFile = Annotated[Path, typer.Argument(help="The experiment file (TOML)
 Overrides = Annotated[
     list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.starts=4.")
 ]
+CaseNames = Annotated[
+    str, typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given.")
+]
+Seeds = Annotated[
+    str | None,
+    typer.Option("--seeds", metavar="VALUES", help="Such as 0..19; each case's own if not given."),
+]
+AsDocument = Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")]
 OutFolder = Annotated[Path, typer.Option("--out", help="The folder of all runs and of what they share.")]
 RunName = Annotated[
     str,
@@ -350,14 +358,8 @@ def cache_prune(
 @benchmarks.command("training")
 @exits
 def benchmark_training(
-    cases: Annotated[
-        str,
-        typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given."),
-    ] = "",
-    seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", metavar="VALUES", help="Such as 0..19; each case's own if not given."),
-    ] = None,
+    cases: CaseNames = "",
+    seeds: Seeds = None,
     peers: Annotated[
         bool, typer.Option("--peers/--no-peers", help="Run other tools in turn with this one.")
     ] = True,
@@ -372,7 +374,7 @@ def benchmark_training(
         ),
     ] = sys.executable,
     out: OutFolder = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+    as_json: AsDocument = False,
 ) -> int:
     """Train on problems whose truth is known, and compare with targets and peers.
 
@@ -405,7 +407,7 @@ def benchmark_regression(
     samples: Annotated[int, typer.Option(min=60, help="Of the term that is regressed on 56 others.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Of samples and draws.")] = 0,
     out: OutFolder = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+    as_json: AsDocument = False,
 ) -> int:
     """Compare batched thresholding with pysindy's ensembles, on the same draws.
 
@@ -432,20 +434,14 @@ def benchmark_regression(
 @benchmarks.command("recovery")
 @exits
 def benchmark_recovery(
-    cases: Annotated[
-        str,
-        typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given."),
-    ] = "",
+    cases: CaseNames = "",
     rows: Annotated[
         list[str] | None,
         typer.Option(
             "--row", metavar="NAME", help="A row of a table, as it is called there; may be repeated."
         ),
     ] = None,
-    seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", metavar="VALUES", help="Such as 1000..1019; each case's own if not given."),
-    ] = None,
+    seeds: Seeds = None,
     file: Annotated[
         Path | None,
         typer.Option(
@@ -456,7 +452,7 @@ def benchmark_recovery(
         ),
     ] = None,
     out: OutFolder = Path("runs"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")] = False,
+    as_json: AsDocument = False,
 ) -> int:
     """Hide known laws, look for them in noisy data, and count what comes back.
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, get_args
 
+from flows.asked import chosen_cases, chosen_seeds
 from flows.benchmarks.cases import CASES, Case, Variant
-from flows.combinations import expand
 from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.training import TrainOptions
 
@@ -114,16 +114,7 @@ def check_request(
     Raises:
         InputError: at the first thing that cannot be used.
     """
-    names = [name.strip() for name in cases.split(",")] if isinstance(cases, str) else list(cases)
-    names = [name for name in names if name]
-    for name in names:
-        if name not in CASES:
-            raise InputError(
-                f"the case {name!r}",
-                where="--cases",
-                expected="names of cases",
-                do=did_you_mean(name, CASES),
-            )
+    names = chosen_cases(cases, CASES)
     presets = get_args(TrainOptions.model_fields["preset"].annotation)
     if preset not in presets:
         raise InputError(
@@ -136,20 +127,7 @@ def check_request(
         raise InputError(
             f"{peer_python!r}", where="--peer-python", expected="a Python interpreter that can be started"
         )
-    numbers = (
-        None
-        if seeds is None
-        else tuple(dict.fromkeys(_number(one) for one in expand(seeds, where="--seeds")))
-    )
-    return Request(tuple(dict.fromkeys(names)) or tuple(CASES), numbers, preset, peers)
-
-
-def _number(text: str) -> int:
-    if not text.isdecimal():
-        raise InputError(
-            repr(text), where="--seeds", expected="whole numbers from zero on, such as 0..19 or 1,2"
-        )
-    return int(text)
+    return Request(names, chosen_seeds(seeds), preset, peers)
 
 
 def describe(request: Request) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.combinations import expand
+from flows.asked import chosen_cases, chosen_seeds
 from flows.recovery.cases import CASES
 from flows.recovery.runner import Unit
 from sciml_discover.errors import InputError, did_you_mean
@@ -67,32 +67,11 @@ def check_request(cases: Sequence[str] | str, rows: Sequence[str], seeds: str | 
     Raises:
         InputError: there is no such case or row, or the seeds are no whole numbers.
     """
-    names = (
-        [name.strip() for name in cases.split(",") if name.strip()] if isinstance(cases, str) else [*cases]
-    )
-    for name in names:
-        if name not in CASES:
-            raise InputError(
-                f"the case {name!r}",
-                where="--cases",
-                expected=", ".join(CASES),
-                do=did_you_mean(name, CASES),
-            )
-    chosen = tuple(names or CASES)
+    chosen = chosen_cases(cases, CASES)
     known = [row for name in chosen for row in CASES[name].rows]
     for row in rows:
         if row not in known:
             raise InputError(
                 f"the row {row!r}", where="--row", expected="; ".join(known), do=did_you_mean(row, known)
             )
-    return Request(chosen, tuple(rows), None if seeds is None else _seeds(seeds))
-
-
-def _seeds(text: str) -> tuple[int, ...]:
-    numbers = expand(text, where="--seeds")
-    for number in numbers:
-        if not number.isdecimal():
-            raise InputError(
-                repr(number), where="--seeds", expected="whole numbers from zero on, such as 0..19 or 1,2"
-            )
-    return tuple(dict.fromkeys(map(int, numbers)))
+    return Request(chosen, tuple(rows), chosen_seeds(seeds))
