@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 LEADERS = 24
 """Laws that are fitted first, and to the end, whatever their bounds, so that there is something to compare with."""
 
+FAR = 100.0
+"""How much worse than the best a law may look and still be among those that are fitted first."""
+
 FITTED = 600
 """Short laws that are all fitted where a linearization says little, if there are no more."""
 
@@ -162,7 +165,8 @@ class LawSearch:
                 "no law that the constraints allow has a value along the trained trajectory; "
                 "widen [regress.library] or [regress.holes]"
             )
-        pool = self._compete(Fits.join(seen), None)
+        rough = any(view.rough for view in views)
+        pool = self._compete(Fits.join(seen), None, 0 if rough else self.refitter.rounds - 1)
         if not len(self._order(pool)):
             return pool
         pool = self._walk(pool, 1)
@@ -198,7 +202,7 @@ class LawSearch:
             outlook, blocks, self.judge.expected, source, exhaustive=exhaustive, width=self.options.width
         )
         self.looked_at += found.looked_at
-        laws = found.best(LEADERS)
+        laws = found.best(LEADERS, FAR)
         if not laws:
             return None
         _, coefficients = outlook.fit(blocks, laws)
@@ -231,7 +235,7 @@ class LawSearch:
                 pool.take(np.array(fresh)), moves, wider * max(1, self.options.width), limit
             )
             if children is not None:
-                pool = Fits.join([pool, self._compete(children, pool)])
+                pool = Fits.join([pool, self._compete(children, pool, self.refitter.rounds - 1)])
         return pool
 
     def _children(self, parents: Fits, moves: int, width: int, limit: float) -> Fits | None:
@@ -282,23 +286,29 @@ class LawSearch:
         tries = self._tries[key]
         return not tries or (tries < MOST_TRIES and expected < self._reached[key] - SLACK)
 
-    def _compete(self, start: Fits, pool: Fits | None) -> Fits:
-        """Return the fits of those candidates that could be of interest beside a pool, fitted to the end."""
+    def _compete(self, start: Fits, pool: Fits | None, number: int) -> Fits:
+        """Return the fits of those candidates that could be of interest beside a pool, fitted to the end.
+
+        Args:
+            start: where fits begin.
+            pool: of fitted laws; None before there are any.
+            number: of the first round of growing continuity, zero where fits begin far off.
+        """
         fresh = set(start.candidates.keys)
         self._tries.update(fresh)
-        fits, lowest = self._fitted(start, pool)
+        fits, lowest = self._fitted(start, pool, number)
         reached = lowest | dict(zip(fits.candidates.keys, self.judge.rank(fits).tolist(), strict=True))
         for key in fresh:
             self._reached[key] = min(self._reached.get(key, np.inf), reached[key])
         return fits
 
-    def _fitted(self, start: Fits, pool: Fits | None) -> tuple[Fits, dict[bytes, float]]:
+    def _fitted(self, start: Fits, pool: Fits | None, number: int) -> tuple[Fits, dict[bytes, float]]:
         """Return the fits of those candidates that could be of interest, and the first bound of each candidate."""
         if not self.refitter.rounds:
             # Single intervals are continuous as they are: there is nothing cheaper than the fit.
             closed = self.refitter.close(start, self.watch)
             return closed.take(_one_each(closed.candidates.keys, self.judge.rank(closed))), {}
-        first = self.refitter.bound(start, 0, self.watch)
+        first = self.refitter.bound(start, number, self.watch)
         lowest = self.judge.bound(first)
         first = first.take(_one_each(first.candidates.keys, lowest))
         lowest, sizes = self.judge.bound(first), first.candidates.complexity
@@ -307,7 +317,7 @@ class LawSearch:
             leaders = order[:LEADERS].tolist()
             leaders += [int(i) for size in np.unique(sizes) for i in order[sizes[order] == size][:PER_SIZE]]
             leaders = list(dict.fromkeys(leaders))
-            pool = self._finish(self._from_all_starts(first.take(np.array(leaders))), np.inf)
+            pool = self._finish(self._from_all_starts(first.take(np.array(leaders)), number), number, np.inf)
             done = [pool]
         else:
             leaders, done = [], []
@@ -315,24 +325,24 @@ class LawSearch:
         limit = float(self.judge.rank(pool).min(initial=np.inf)) + self.delta + SLACK
         rest = rest[lowest[rest] < limit]
         if len(rest) or not done:
-            done.append(self._finish(first.take(rest), limit))
+            done.append(self._finish(first.take(rest), number, limit))
         return Fits.join(done), dict(zip(first.candidates.keys, lowest.tolist(), strict=True))
 
-    def _from_all_starts(self, fits: Fits) -> Fits:
+    def _from_all_starts(self, fits: Fits, number: int) -> Fits:
         """Return lower bounds of leaders, each from where its free parameters start best."""
         several = [fits]
         for start in self.starts:
             moved = replace(fits, coordinates=start.expand_as(fits.coordinates))
-            several.append(self.refitter.bound(moved, 0, self.watch))
+            several.append(self.refitter.bound(moved, number, self.watch))
         joined = Fits.join(several)
         return joined.take(_one_each(joined.candidates.keys, self.judge.bound(joined)))
 
-    def _finish(self, fits: Fits, limit: float) -> Fits:
-        """Return continuous fits of those candidates whose lower bound stays under a limit."""
-        for number in range(1, self.refitter.rounds):
+    def _finish(self, fits: Fits, number: int, limit: float) -> Fits:
+        """Return continuous fits of those candidates whose lower bound stays under a limit after a round."""
+        for following in range(number + 1, self.refitter.rounds):
             if not len(fits.candidates):
                 return fits
-            fits = self.refitter.bound(fits, number, self.watch)
+            fits = self.refitter.bound(fits, following, self.watch)
             fits = fits.take(np.flatnonzero(self.judge.bound(fits) < limit))
         return self.refitter.close(fits, self.watch) if len(fits.candidates) else fits
 

@@ -20,6 +20,9 @@ SHORT = 64
 PER_SIZE = 2
 """Laws of each number of terms that are among them, and on the list, whatever they score."""
 
+LEAST = 6
+"""Laws that are on the list however much worse than the best they look."""
+
 FEW = 8
 """Blocks that are added to each law or each law without one of its blocks, the best ones."""
 
@@ -68,14 +71,24 @@ class Shortlist:
         self._judge_short_ones(exhaustive)
         self._explore(rounds)
 
-    def best(self, most: int) -> list[Law]:
-        """Return the ``most`` best laws, and the best of each number of terms."""
+    def best(self, most: int, within: float = np.inf) -> list[Law]:
+        """Return the best laws.
+
+        Args:
+            most: how many, those of each number of terms that come anyway not counted.
+            within: how much worse than the best they may score, `LEAST` of them excepted.
+        """
+        limit = min(
+            (score for law, (score, _) in self._known.items() if self._is_complete(law)), default=np.inf
+        )
+        limit += within
         chosen, of_size, alike = [], dict[int, int](), dict[frozenset[int], int]()
         for law in sorted(self._known, key=self._known.__getitem__):
             terms = frozenset(self._term[block] for block in law)
             size = of_size.setdefault(len(law), 0)
+            good = len(chosen) < LEAST or self._known[law][0] <= limit
             if (
-                (len(chosen) < most or size < PER_SIZE)
+                ((len(chosen) < most and good) or size < PER_SIZE)
                 and alike.get(terms, 0) < PER_SUPPORT
                 and self._is_complete(law)
             ):
