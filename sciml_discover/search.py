@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -134,7 +135,7 @@ class LawSearch:
         starts: coordinates of the free parameters that the first leaders are fitted from as well, shape
             ``(starts, n_free)``.
         watch: called with the progress.
-        looked_at: how many laws were compared without a fit.
+        compared: how many laws were looked at, each from one or several trajectories.
     """
 
     refitter: Refitter
@@ -143,7 +144,7 @@ class LawSearch:
     delta: float
     starts: torch.Tensor
     watch: Watch
-    looked_at: int = 0
+    compared: int = 0
     _tries: Counter[bytes] = field(default_factory=Counter)
     _reached: dict[bytes, float] = field(default_factory=dict)
 
@@ -158,15 +159,15 @@ class LawSearch:
         Raises:
             SolveError: there is no law to begin with.
         """
-        blocks = self._blocks
-        seen = [outlook for view in views if (outlook := self._first(blocks, view, proposals, exhaustive))]
-        if not seen:
+        firsts = [self._first(view, proposals, exhaustive) for view in views]
+        begun = [fits for fits in firsts if fits is not None]
+        if not begun:
             raise SolveError(
                 "no law that the constraints allow has a value along the trained trajectory; "
                 "widen [regress.library] or [regress.holes]"
             )
         rough = any(view.rough for view in views)
-        pool = self._compete(Fits.join(seen), None, 0 if rough else self.refitter.rounds - 1)
+        pool = self._compete(Fits.join(begun), None, 0 if rough else self.refitter.rounds - 1)
         if not len(self._order(pool)):
             return pool
         pool = self._walk(pool, 1)
@@ -179,14 +180,13 @@ class LawSearch:
         """How many laws were fitted."""
         return len(self._tries)
 
-    @property
+    @cached_property
     def _blocks(self) -> Blocks:
         return Blocks.of(self.judge.libraries, self.judge.constraints)
 
-    def _first(
-        self, blocks: Blocks, view: View, proposals: Candidates | None, exhaustive: int
-    ) -> Fits | None:
+    def _first(self, view: View, proposals: Candidates | None, exhaustive: int) -> Fits | None:
         """Return fits, not yet begun, of the laws that look best from a trajectory; None if it cannot be seen from."""
+        blocks = self._blocks
         inner = [library.starts_at(0)[None] for library in blocks.libraries]
         [outlook] = look_around(
             self.refitter, blocks, view.filling, view.weights, view.states[None], view.coordinates, inner
@@ -201,7 +201,7 @@ class LawSearch:
         found = Shortlist(
             outlook, blocks, self.judge.expected, source, exhaustive=exhaustive, width=self.options.width
         )
-        self.looked_at += found.looked_at
+        self.compared += found.looked_at
         laws = found.best(LEADERS, FAR)
         if not laws:
             return None
@@ -210,13 +210,16 @@ class LawSearch:
             laws, coefficients, [own[0] for own in inner], [found.source[law] for law in laws]
         )
         if view.rough:
-            every = [
-                tuple(law) for laws in short_laws(blocks, min(FITTED, exhaustive)) for law in laws.tolist()
-            ]
-            nothing = np.zeros((len(every), coefficients.shape[1]))
-            short = blocks.candidates(every, nothing, [own[0] for own in inner], ["exhaustive"] * len(every))
-            candidates = Candidates.join([candidates, short])
+            candidates = Candidates.join([candidates, self._short(min(FITTED, exhaustive))])
         return Fits.begin(candidates, view.states, view.coordinates)
+
+    def _short(self, most: int) -> Candidates:
+        """Return all short laws, as far as there are few enough, with coefficients of zero."""
+        blocks = self._blocks
+        laws = [tuple(law) for same_size in short_laws(blocks, most) for law in same_size.tolist()]
+        nothing = np.zeros((len(laws), sum(len(offer) for offer in blocks.offers)))
+        starts = [library.starts_at(0) for library in blocks.libraries]
+        return blocks.candidates(laws, nothing, starts, ["exhaustive"] * len(laws))
 
     def _walk(self, pool: Fits, wider: int) -> Fits:
         """Return the pool with what looks best from its best laws, until nothing unknown does."""
@@ -258,7 +261,7 @@ class LawSearch:
             found = Shortlist(
                 outlook, blocks, self.judge.expected, {own: "parent"}, width=width, rounds=MOVES
             )
-            self.looked_at += found.looked_at
+            self.compared += found.looked_at
             laws = found.best(moves)
             chi_square, coefficients = outlook.fit(blocks, laws)
             candidates = blocks.candidates(

@@ -90,6 +90,7 @@ class RankedLaws:
     Attributes:
         laws: the choice is ``laws[0]``.
         n_rivals: ``laws[1 : 1 + n_rivals]`` are rivals within the allowed delta.
+        compared: how many laws were looked at from a trajectory, before or between fits.
         tried: how many candidate laws were fitted, the promising ones as continuous trajectories.
         failed: how many of them could not be solved or did not converge.
         identifiability: sentences that name degeneracies, collinear terms, merged terms.
@@ -99,6 +100,7 @@ class RankedLaws:
 
     laws: tuple[Law, ...]
     n_rivals: int
+    compared: int
     tried: int
     failed: int
     identifiability: tuple[str, ...]
@@ -119,9 +121,9 @@ def select(
 ) -> RankedLaws:
     """Refit candidate laws to the training rows through the ODE, and rank them.
 
-    The search begins with what the regressors propose and with all small laws, and moves on from the best by terms
-    added, dropped and swapped. Every candidate gets a cheap lower bound of its chi-square (continuity as a weak
-    penalty); those that could still win are refitted as continuous trajectories.
+    The laws that the regressors propose, all short ones and what is around the best of them are compared along the
+    trained trajectory by what chi-square they could reach, to second order (`outlook`). The best are refitted as
+    continuous trajectories, and the comparison goes on from there.
 
     Args:
         system: the known physics with its holes.
@@ -185,7 +187,7 @@ def select(
             for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    return _rank(system, data, judge, refitter, fits, options, notes, search.tried)
+    return _rank(system, data, judge, refitter, fits, options, notes, search)
 
 
 def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:
@@ -234,7 +236,7 @@ def _rank(
     fits: Fits,
     options: SelectOptions,
     notes: list[str],
-    tried: int,
+    search: LawSearch,
 ) -> RankedLaws:
     complexity = fits.candidates.complexity
     values = judge.rank(fits)
@@ -282,7 +284,8 @@ def _rank(
     return RankedLaws(
         laws=laws,
         n_rivals=len(near),
-        tried=tried,
+        compared=search.compared,
+        tried=search.tried,
         failed=int((~solved).sum()),
         identifiability=(*notes, *_correlations(system, laws[0]), *_exchangeable(laws[: 1 + len(near)])),
         front_complexity=complexity[solved],
