@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SciMLDiscoverError(Exception):
@@ -28,6 +30,10 @@ class InputError(SciMLDiscoverError):
         self.found, self.where, self.expected, self.do = found, where, expected, do
         text = f"{where}: found {found}; expected {expected}."
         super().__init__(f"{text} {do}" if do else text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # An error from another process comes back by its arguments, and keywords are none.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class NotYetError(InputError):
