@@ -138,7 +138,11 @@ def run(
     out: OutFolder = Path("runs"),
     from_stage: Annotated[
         str | None,
-        typer.Option("--from", metavar="STAGE", help="Make this stage and all after it anew."),
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Make this stage anew; those after it follow unless it gives the same.",
+        ),
     ] = None,
     device: DeviceOption = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json on stdout.")] = False,

@@ -19,8 +19,7 @@ from sciml_discover.errors import InputError
 from sciml_discover.experiment import load_experiment
 from sciml_discover.result import DiscoveryResult
 from sciml_discover.run_folders import new_run_id, store_in, writable_folder
-from sciml_discover.runs import forced_stages
-from sciml_discover.stages import Bench, Inputs, Stage, choose_device, stages_to_make
+from sciml_discover.stages import Bench, Inputs, Stage, choose_device, stage_named, stages_to_make
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -45,7 +44,8 @@ def launch(
         InputError: if the experiment, its data or the output folder cannot be used.
     """
     loaded = load_experiment(experiment, overrides)
-    forced_stages(from_stage)
+    if from_stage is not None:
+        stage_named(from_stage)
     bench = Bench(loaded, choose_device(device))
     out = writable_folder(out)
     run_id = new_run_id(loaded.name)

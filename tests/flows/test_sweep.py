@@ -125,7 +125,9 @@ def test_an_interrupted_sweep_keeps_what_was_done(call: dict[str, Any], verbs: F
     assert verbs.calls.count("train") == 2
     assert "sample" not in verbs.calls[verbs.calls.index("train", 2) :]
     ended = [record.result for record in list_runs(call["out"]) if record.result]
-    assert sorted(result.reasons[0].message for result in ended if result.status == "failed") == ["interrupted"]
+    assert sorted(result.reasons[0].message for result in ended if result.status == "failed") == [
+        "interrupted"
+    ]
     verbs.before = lambda _: None
     verbs.calls.clear()
     assert statuses(run(call)) == ["accepted"] * 3
