@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from prefect import flow
@@ -9,11 +10,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.bookkeeping import claim_run
-from flows.combinations import Combination, plan, sweep_name
+from flows.combinations import plan, sweep_name
 from flows.runners import checked_runner
 from flows.session import current_session
 from flows.sweep_rows import rows_without_work
-from flows.sweep_table import SweepRow, SweepTable
+from flows.sweep_table import SweepTable
 from flows.sweep_work import Work
 from sciml_discover.base import Progress, nobody_watches
 
@@ -56,14 +57,14 @@ def sweep(
     def table() -> SweepTable:
         return SweepTable(tuple(rows[one.key] for one in planned if one.key in rows), len(planned), folder)
 
-    def ended(combination: Combination, row: SweepRow) -> None:
-        rows[combination.key] = row
-        table().write(folder)
-        watch(Progress("sweep", f"{combination.label}: {row.status}", len(rows), len(planned)))
-
     # Tasks may run elsewhere, where another folder is the current one.
     call = {"experiment": str(Path(experiment).resolve()), "out": str(Path(out).resolve()), "device": device}
-    Work(crew, call, Path(out), retries).do([one for one in planned if one.key not in rows], ended)
+    work = Work(crew, call, Path(out), retries)
+    with contextlib.closing(work.rows(one for one in planned if one.key not in rows)) as ends:
+        for combination, row in ends:
+            rows[combination.key] = row
+            table().write(folder)
+            watch(Progress("sweep", f"{combination.label}: {row.status}", len(rows), len(planned)))
     table().write(folder)
     made = len(planned) - found
     return Completed(

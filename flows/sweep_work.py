@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,12 +41,14 @@ def run_combination(
     out: str,
     device: str,
     run_id: str,
-) -> State[None]:
-    """Run one combination; its result lies in the run's folder."""
+) -> State[str]:
+    """Run one combination; return the name of the run, in whose folder its result lies."""
+    if (Path(out) / run_id).exists():  # Dask has begun it before, on a worker that died
+        run_id = f"{run_id}-again-{secrets.token_hex(3)}"
     result = discover(
         experiment, out=out, overrides=overrides, device=device, run_id=run_id, watch=stop_if_told
     )
-    return Completed(message=f"{run_id}: {result.status}")
+    return Completed(message=f"{run_id}: {result.status}", data=run_id)
 
 
 @dataclass(frozen=True)
@@ -62,39 +67,40 @@ class Work:
     out: Path
     retries: int
 
-    def do(self, waiting: Iterable[Combination], ended: Callable[[Combination, SweepRow], object]) -> None:
-        """Make the run of each combination, and tell of each as it ends; of one that is tried again, again."""
+    def rows(self, waiting: Iterable[Combination]) -> Generator[tuple[Combination, SweepRow]]:
+        """Make the run of each combination, and yield its row as it ends; if it is tried again, again.
+
+        To be closed by whoever does not want all of them: that stops what still runs.
+        """
         left = {one.key: one for one in waiting}
-        tries = dict.fromkeys(left, 0)
+        tries: Counter[str] = Counter()
         pause = RETRY_SECONDS
-
-        def settle(combination: Combination, run_id: str, future: AnyFuture) -> None:
-            message, error = _end(future)
-            row = row_of(self.out, combination, run_id, message)
-            # When a process dies, those that wait for its pool never begin.
-            tries[combination.key] += (self.out / run_id).exists()
-            if (
-                row.status != "failed"
-                or isinstance(error, InputError)
-                or tries[combination.key] > self.retries
-            ):
-                del left[combination.key]
-            ended(combination, row)
-
         while left:
-            before = sum(tries.values())
-            self._once(list(left.values()), settle)
-            if sum(tries.values()) == before:
-                return  # nothing can be begun at all
+            handed, idle = list(left.values()), list[tuple[Combination, SweepRow]]()
+            with contextlib.closing(self._ends(handed)) as ends:
+                for combination, run_id, future in ends:
+                    begun = (self.out / run_id).exists()
+                    name, message, error = _outcome(run_id, future)
+                    row = row_of(self.out, combination, name, message)
+                    if not begun:  # it waited for a process that died, or for a cluster that is gone
+                        idle.append((combination, row))
+                        continue
+                    tries[combination.key] += 1
+                    last = isinstance(error, InputError) or tries[combination.key] > self.retries
+                    if last or row.status != "failed":
+                        del left[combination.key]
+                    yield combination, row
+            if len(idle) == len(handed):  # and would be again
+                yield from idle
+                return
             if left:
                 time.sleep(pause)
                 pause *= 2
 
-    def _once(
-        self, waiting: list[Combination], settle: Callable[[Combination, str, AnyFuture], object]
-    ) -> None:
-        """Have the crew make each run, and settle each as it ends."""
-        with at_most_threads(max(1, usable_cores() // self.crew.workers)), self.crew.open() as runner:
+    def _ends(self, waiting: Iterable[Combination]) -> Generator[tuple[Combination, str, AnyFuture]]:
+        """Have the crew make each run, and yield its name and its future as it ends."""
+        threads = max(1, usable_cores() // self.crew.workers)
+        with at_most_threads(threads), self.crew.open() as runner:
             started: dict[PrefectFuture[Any], tuple[Combination, str, AnyFuture]] = {}
             for one in waiting:
                 run_id = new_run_id(one.case)
@@ -102,14 +108,16 @@ class Work:
                 future = runner.submit(run_combination, call)
                 started[future] = (one, run_id, future)
             for future in as_completed(list(started)):
-                settle(*started[future])
+                yield started[future]
 
 
-def _end(future: AnyFuture) -> tuple[str, BaseException | None]:
-    """Return what is to be said about a run that has ended, and the error that ended it, if one did."""
+def _outcome(run_id: str, future: AnyFuture) -> tuple[str, str, BaseException | None]:
+    """Return the name of a run that has ended, what is to be said about it, and the error that ended it."""
     error = future.wrapped_future.exception()
     if error is not None:  # the process died before it could say anything
-        return f"{type(error).__name__}: {error}", error
+        return run_id, f"{type(error).__name__}: {error}", error
     future.wait()
-    state = future.state
-    return state.message or "", state.result(raise_on_failure=False) if state.is_failed() else None
+    state, end = future.state, future.state.result(raise_on_failure=False)
+    if isinstance(end, BaseException):
+        return run_id, state.message or "", end
+    return end, "", None

@@ -38,13 +38,15 @@ def test_each_thread_gets_its_own_warnings_however_they_overlap() -> None:
 @pytest.mark.filterwarnings("always")
 def test_a_thread_that_asked_for_nothing_shows_its_warnings_as_before() -> None:
     told: list[str] = []
-    with (
-        pytest.warns(UserWarning, match="of another thread"),
-        warnings_told(lambda _, text: told.append(text)),
-    ):
-        thread = threading.Thread(target=lambda: warnings.warn("of another thread", stacklevel=1))
-        thread.start()
-        thread.join(10)
+    thread = threading.Thread(target=lambda: warnings.warn("of another thread", stacklevel=1))
+
+    def ask() -> None:
+        with warnings_told(lambda _, text: told.append(text)):
+            thread.start()
+            thread.join(10)
+
+    with pytest.warns(UserWarning, match="of another thread"):
+        ask()
     assert told == []
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -32,6 +35,18 @@ class AbstractRunner(ABC):
     @abstractmethod
     def open(self) -> AbstractContextManager[TaskRunner[Any]]:
         """Return a context with a Prefect task runner. Left by an error, it drops what still runs."""
+
+
+@contextlib.contextmanager
+def children_killed_on_error() -> Iterator[None]:
+    """Kill the processes that were begun inside if an error ends it: on its way out it would wait for them."""
+    others = set(multiprocessing.active_children())
+    try:
+        yield
+    except BaseException:
+        for process in set(multiprocessing.active_children()) - others:
+            process.kill()
+        raise
 
 
 def refuse_dask_address(runner: AbstractRunner, name: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from flows.runners.abstract import AbstractRunner
+from flows.runners.abstract import AbstractRunner, children_killed_on_error
 from sciml_discover.errors import InputError
 
 if TYPE_CHECKING:
@@ -65,5 +65,5 @@ class DaskCluster(AbstractRunner):
                     "silence_logs": logging.CRITICAL,
                 }
             }
-        with DaskTaskRunner(**where) as runner:
+        with DaskTaskRunner(**where) as runner, children_killed_on_error():
             yield runner

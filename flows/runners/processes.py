@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from flows.runners.abstract import AbstractRunner, refuse_dask_address
+from flows.runners.abstract import AbstractRunner, children_killed_on_error, refuse_dask_address
 from flows.server_process import watch_parent
 
 if TYPE_CHECKING:
@@ -30,17 +29,13 @@ class Processes(AbstractRunner):
         """Open a pool of processes; left by an error, it kills them."""
         from prefect.task_runners import ProcessPoolTaskRunner
 
-        others = set(multiprocessing.active_children())
-        with ProcessPoolTaskRunner(
-            max_workers=self.workers, initializer=_prepare, initargs=(os.getpid(),)
-        ) as runner:
-            try:
-                yield runner
-            except BaseException:
-                # On the way out the pool waits for whatever its processes still have to do.
-                for process in set(multiprocessing.active_children()) - others:
-                    process.kill()
-                raise
+        with (
+            ProcessPoolTaskRunner(
+                max_workers=self.workers, initializer=_prepare, initargs=(os.getpid(),)
+            ) as runner,
+            children_killed_on_error(),
+        ):
+            yield runner
 
 
 def _prepare(parent: int) -> None:

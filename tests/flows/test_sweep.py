@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -52,7 +53,8 @@ def fail_on(verbs: FakeVerbs, count: int) -> None:
 
 
 def run(call: dict[str, Any]) -> SweepTable:
-    return sweep(**call, return_state=True).result()
+    state: State[Any] = sweep(**call, return_state=True)
+    return state.result()
 
 
 def statuses(table: SweepTable) -> list[str]:
