@@ -33,7 +33,7 @@ class DaskCluster(AbstractRunner):
                 "no package prefect-dask",
                 where="--runner dask",
                 expected="the extra 'dask' installed",
-                do="Run `pip install 'sciml-discover[dask]'`.",
+                do="Run `pip install -e '.[dask]'` where you cloned this package, or `pip install prefect-dask`.",
             )
         if self.dask_address is not None:
             from distributed import Client

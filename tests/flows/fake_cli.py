@@ -1,9 +1,9 @@
 """The command line with stand-ins for the verbs of all stages, to be run as a module.
 
 ``FAKE_STATUS`` is the verdict; ``FAKE_FAIL`` and ``FAKE_SLEEP`` name a stage that fails or hangs.
-``FAKE_ONCE`` is a file that does not exist: the first training to find that makes it, and dies with
-its process, or fails if ``FAKE_ONCE_FAILS`` is set. ``FAKE_CALLS`` is a file that gets a line for
-each call of a verb. The processes of a pool and of Dask have the stand-ins too.
+``FAKE_DIES`` is a file that does not exist: the first training to find that makes it, and dies with
+its process. ``FAKE_CALLS`` is a file that gets a line for each call of a verb. The processes of a
+pool and of Dask have the stand-ins too.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def _before(stage: str) -> None:
     if "FAKE_CALLS" in os.environ:
         with open(os.environ["FAKE_CALLS"], "a") as calls:
             calls.write(f"{stage} {os.getpid()} {os.environ.get('OMP_NUM_THREADS')}\n")
-    if stage == "train" and "FAKE_ONCE" in os.environ:
-        _end_once(os.environ["FAKE_ONCE"])
+    if stage == "train" and "FAKE_DIES" in os.environ:
+        _die_once(os.environ["FAKE_DIES"])
     if stage == os.environ.get("FAKE_FAIL"):
         raise ZeroDivisionError("oops")
     if stage == os.environ.get("FAKE_SLEEP"):
@@ -34,13 +34,11 @@ def _before(stage: str) -> None:
         time.sleep(60)
 
 
-def _end_once(marker: str) -> None:
+def _die_once(marker: str) -> None:
     try:
         os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
-    if "FAKE_ONCE_FAILS" in os.environ:
-        raise OSError("the disk is busy")
     os.kill(os.getpid(), signal.SIGKILL)
 
 

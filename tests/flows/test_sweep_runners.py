@@ -52,7 +52,10 @@ def statuses(table: SweepTable) -> list[str]:
 
 
 def test_only_what_must_be_computed_becomes_a_task(experiment: str, tmp_path: Path, verbs: FakeVerbs) -> None:
-    first, tasks = swept(experiment, tmp_path, runner="threads", workers=2)
+    threads: set[str | None] = set()
+    verbs.before = lambda _: threads.add(os.environ.get("OMP_NUM_THREADS"))
+    first, tasks = swept(experiment, tmp_path, runner="threads", workers=64)
+    assert threads == {"1"}
     assert sorted(tasks) == ["starts=1", "starts=2", "starts=3"]
     verbs.calls.clear()
     for record in (tmp_path / "runs" / "sweeps" / "finished").iterdir():
@@ -118,35 +121,31 @@ def call(*arguments: object, api: str, **environment: str) -> subprocess.Complet
     )
 
 
-@pytest.mark.parametrize("runner", ["threads", "processes", "dask"])
-def test_every_runner_survives_a_death_and_uses_no_core_twice(
-    runner: str, experiment: str, tmp_path: Path, api: str
+@pytest.mark.parametrize(("runner", "package"), [("processes", "prefect"), ("dask", "prefect_dask")])
+def test_other_processes_have_their_share_of_the_cores_and_may_die(
+    runner: str, package: str, experiment: str, tmp_path: Path, api: str
 ) -> None:
-    pytest.importorskip("prefect_dask" if runner == "dask" else "prefect")
+    pytest.importorskip(package)
     calls = tmp_path / "calls"
-    sweeping = ("sweep", experiment, "--over", "train.starts=1..4", "--out", tmp_path / "runs")
-    how = ("--runner", runner, "--workers", 2, "--retries", 1)
-    environment = {"FAKE_CALLS": str(calls), "FAKE_ONCE": str(tmp_path / "once")}
-    if runner == "threads":
-        environment["FAKE_ONCE_FAILS"] = "yes"  # a thread dies with everything
-    done = call(*sweeping, *how, api=api, OMP_NUM_THREADS="64", **environment)
+    arguments = ["sweep", experiment, "--over", "train.starts=1..3", "--out", tmp_path / "runs"]
+    arguments += ["--runner", runner, "--workers", 2, "--retries", 1]
+    environment = {"FAKE_CALLS": str(calls), "FAKE_DIES": str(tmp_path / "died"), "OMP_NUM_THREADS": "64"}
+    done = call(*arguments, api=api, **environment)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
-    assert "4 of 4 combinations" in done.stderr
-    assert "accepted  4" in " ".join(done.stderr.split()).replace("accepted 4", "accepted  4")
+    assert (tmp_path / "died").exists()
+    assert "3 of 3 combinations" in done.stderr
+    assert "failed:" not in done.stderr
     lines = [line.split() for line in calls.read_text().splitlines()]
     assert {int(threads) for _, _, threads in lines} <= {1, max(1, usable_cores() // 2)}
-    assert len({process for _, process, _ in lines}) == (1 if runner == "threads" else 3)
-
-    calls.unlink()
-    done = call(*sweeping, *how, api=api, **environment)
-    assert (done.returncode, calls.exists()) == (0, False)
+    assert len({process for _, process, _ in lines}) >= 2
 
 
 def install_stand_ins() -> None:
     install(pytest.MonkeyPatch())
 
 
-def test_a_cluster_that_is_there_shares_the_store(experiment: str, tmp_path: Path, api: str) -> None:
+@pytest.mark.usefixtures("api")
+def test_a_cluster_that_is_there_shares_the_store(experiment: str, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     pytest.importorskip("prefect_dask")
     own = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
@@ -191,4 +190,4 @@ def test_without_dask_it_is_said_what_to_install(
     arguments = ["sweep", experiment, "--over", "seed=1", "--out", str(tmp_path), "--runner", "dask"]
     done = CliRunner().invoke(app, arguments)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "pip install 'sciml-discover[dask]'" in done.stderr
+    assert "pip install -e '.[dask]'" in done.stderr
