@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 from prefect import flow
@@ -17,6 +18,9 @@ from flows.sweep_rows import rows_without_work
 from flows.sweep_table import SweepTable
 from flows.sweep_work import Work
 from sciml_discover.base import Progress, nobody_watches
+
+TABLE_SECONDS = 1.0
+"""At least between two versions of the table's files while runs end: each holds all rows."""
 
 
 @flow(persist_result=False)
@@ -61,9 +65,12 @@ def sweep(
     call = {"experiment": str(Path(experiment).resolve()), "out": str(Path(out).resolve()), "device": device}
     work = Work(crew, call, Path(out), retries)
     with contextlib.closing(work.rows(one for one in planned if one.key not in rows)) as ends:
+        written = 0.0
         for combination, row in ends:
             rows[combination.key] = row
-            table().write(folder)
+            if time.monotonic() - written > TABLE_SECONDS:
+                table().write(folder)
+                written = time.monotonic()
             watch(Progress("sweep", f"{combination.label}: {row.status}", len(rows), len(planned)))
     table().write(folder)
     made = len(planned) - found
