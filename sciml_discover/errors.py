@@ -11,6 +11,10 @@ from typing import Any
 class SciMLDiscoverError(Exception):
     """Root of every exception raised on purpose by this library."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without a call of `__init__`, whose arguments are not `args`: errors come back from other processes.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # pyright: ignore[reportAttributeAccessIssue]
+
 
 class InputError(SciMLDiscoverError):
     """What the user gave cannot be used: the command line exits with status 2.
@@ -30,10 +34,6 @@ class InputError(SciMLDiscoverError):
         self.found, self.where, self.expected, self.do = found, where, expected, do
         text = f"{where}: found {found}; expected {expected}."
         super().__init__(f"{text} {do}" if do else text)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # An error from another process comes back by its arguments, and keywords are none.
-        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class NotYetError(InputError):
