@@ -64,6 +64,14 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class RunnerName(StrEnum):
+    """Where the runs of a sweep are made."""
+
+    threads = "threads"
+    processes = "processes"
+    dask = "dask"
+
+
 class Language(StrEnum):
     """What a law can be exported to."""
 
@@ -130,7 +138,11 @@ def run(
     out: OutFolder = Path("runs"),
     from_stage: Annotated[
         str | None,
-        typer.Option("--from", metavar="STAGE", help="Make this stage and all after it anew."),
+        typer.Option(
+            "--from",
+            metavar="STAGE",
+            help="Make this stage anew; those after it follow unless it gives the same.",
+        ),
     ] = None,
     device: DeviceOption = Device.auto,
     as_json: Annotated[bool, typer.Option("--json", help="Print result.json on stdout.")] = False,
@@ -252,19 +264,49 @@ def sweep(
     overrides: Overrides = [],  # noqa: B006
     out: OutFolder = Path("runs"),
     device: DeviceOption = Device.auto,
+    runner: Annotated[
+        RunnerName,
+        typer.Option("--runner", help="Where runs are made. Dask needs the extra 'dask'."),
+    ] = RunnerName.processes,
     workers: Annotated[int, typer.Option(min=1, help="How many runs at the same time.")] = 1,
+    dask_address: Annotated[
+        str | None,
+        typer.Option(
+            "--dask-address",
+            metavar="ADDRESS",
+            help="The scheduler of a Dask cluster that is there, such as tcp://10.0.0.5:8786; "
+            "without it, one is started on this machine.",
+        ),
+    ] = None,
+    retries: Annotated[
+        int, typer.Option(min=0, help="How often a run that fails is tried again, unless its input is wrong.")
+    ] = 0,
 ) -> int:
-    """Run an experiment for every combination of values. Started again, it goes on where it stopped."""
+    """Run an experiment for every combination of values.
+
+    Started again, it runs only what is not finished or has failed.
+    """
+    import time
+
     from rich.console import Console
 
     from flows.launch import launch_sweep
     from flows.panels import sweep_table
 
-    console = Console(stderr=True)
+    console, begun = Console(stderr=True), time.perf_counter()
     table = launch_sweep(
-        experiment, over, overrides, out=out, device=device, workers=workers, console=console
+        experiment,
+        over,
+        overrides,
+        out=out,
+        device=device,
+        runner=runner,
+        workers=workers,
+        dask_address=dask_address,
+        retries=retries,
+        console=console,
     )
-    console.print(sweep_table(table))
+    console.print(sweep_table(table, time.perf_counter() - begun))
     return FAILED if table.failed else 0
 
 

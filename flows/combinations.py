@@ -29,13 +29,23 @@ class Combination:
         values: the swept keys and their values.
         overrides: those of the whole sweep, then these.
         key: digest of everything that determines the result, to find a finished run again.
-        case: name of the experiment.
+        loaded: the experiment.
     """
 
     values: dict[str, str]
     overrides: tuple[str, ...]
     key: str
-    case: str
+    loaded: LoadedExperiment
+
+    @property
+    def case(self) -> str:
+        """Name of the experiment."""
+        return self.loaded.name
+
+    @property
+    def label(self) -> str:
+        """The values for a person, by the last words of their keys."""
+        return ", ".join(f"{key.rpartition('.')[2]}={value}" for key, value in self.values.items())
 
 
 def plan(
@@ -51,8 +61,13 @@ def plan(
     for values in combinations(over):
         changed = (*overrides, *(f"{key}={value}" for key, value in values.items()))
         loaded = load_experiment(experiment, changed)
-        found.append(Combination(values, changed, _key(loaded, chosen), loaded.name))
+        found.append(Combination(values, changed, _key(loaded, chosen), loaded))
     return tuple(found)
+
+
+def sweep_name(planned: Sequence[Combination]) -> str:
+    """Return the name of a sweep: the same for the same combinations, in the same order."""
+    return f"{planned[0].case}-{make_key([one.key for one in planned])[:10]}"
 
 
 def combinations(over: Sequence[str]) -> list[dict[str, str]]:

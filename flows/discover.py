@@ -37,7 +37,8 @@ def discover(
         experiment: path of the experiment file.
         overrides: such as ``"train.starts=4"``.
         out: the folder of all runs and of the store they share.
-        from_stage: this stage and all after it are made anew even if the store has them.
+        from_stage: this stage is made anew even if the store has it, and so is whatever depends on it unless
+            it gives the same bytes as before.
         device: ``auto``, ``cpu`` or ``cuda``.
         run_id: name of the run; made here unless given.
     """

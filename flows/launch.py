@@ -7,11 +7,11 @@ import importlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 
-from flows.combinations import plan
+from flows.combinations import plan, sweep_name
 from flows.progress import shown_on
 from flows.server import prefect_api
 from flows.session import Session, session
@@ -19,8 +19,7 @@ from sciml_discover.errors import InputError
 from sciml_discover.experiment import load_experiment
 from sciml_discover.result import DiscoveryResult
 from sciml_discover.run_folders import new_run_id, store_in, writable_folder
-from sciml_discover.runs import forced_stages
-from sciml_discover.stages import STAGES, Bench, Inputs, Stage, choose_device, stages_to_make
+from sciml_discover.stages import Bench, Inputs, Stage, choose_device, stage_named, stages_to_make
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -45,7 +44,8 @@ def launch(
         InputError: if the experiment, its data or the output folder cannot be used.
     """
     loaded = load_experiment(experiment, overrides)
-    forced_stages(from_stage)
+    if from_stage is not None:
+        stage_named(from_stage)
     bench = Bench(loaded, choose_device(device))
     out = writable_folder(out)
     run_id = new_run_id(loaded.name)
@@ -89,23 +89,33 @@ def launch_sweep(
     *,
     out: Path,
     device: str,
+    runner: str,
     workers: int,
+    dask_address: str | None,
+    retries: int,
     console: Console,
 ) -> SweepTable:
     """Run the flow ``sweep`` once and return its table.
 
     Raises:
-        InputError: if what to sweep over, an experiment or the output folder cannot be used.
+        InputError: if what to sweep over, an experiment, the runner or the output folder cannot be used.
     """
+    from flows.runners import checked_runner
+    from flows.sweep_rows import rows_without_work
+
     # Checked here, so that a mistake is told before a server starts.
-    plan(experiment, over, overrides, device)
+    checked_runner(runner, workers, dask_address)
+    planned = plan(experiment, over, overrides, device)
     out = writable_folder(out)
 
     def prepare() -> None:
-        if workers == 1:  # otherwise the runs have processes, and imports, of their own
-            import_for(STAGES)
+        # While the server starts: the flow then finds finished whatever the store has.
+        for _ in rows_without_work(planned, out, device):
+            pass
 
     with _prefect(out, "flows.sweep", prepare) as clock, shown_on(console) as watch:
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
         from flows.sweep import sweep
 
         clock.watch = watch
@@ -115,11 +125,16 @@ def launch_sweep(
             "overrides": list(overrides),
             "out": str(out),
             "device": device,
+            "runner": runner,
             "workers": workers,
+            "dask_address": dask_address,
+            "retries": retries,
         }
-        state = sweep(**parameters, return_state=True)
+        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):  # as in `launch`
+            state = sweep.with_options(flow_run_name=sweep_name(planned))(**parameters, return_state=True)
         _settle(state)
-    return state.result()
+    # What a flow says in a state of its own is the result of that state.
+    return cast("SweepTable", state.result())
 
 
 def launch_benchmark(

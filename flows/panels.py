@@ -121,8 +121,8 @@ def sorted_records(records: Iterable[RunRecord], key: str) -> list[RunRecord]:
     return sorted(records, key=rank)
 
 
-def sweep_table(sweep: SweepTable) -> Group:
-    """Return the rows of a sweep and what they have in common."""
+def sweep_table(sweep: SweepTable, seconds: float) -> Group:
+    """Return the rows of a sweep and what they have in common; it took ``seconds``."""
     columns: dict[str, list[RenderableType]] = {
         key.rsplit(".", 1)[-1]: [row.values.get(key, "") for row in sweep.rows]
         for key in dict.fromkeys(key for row in sweep.rows for key in row.values)
@@ -147,7 +147,11 @@ def sweep_table(sweep: SweepTable) -> Group:
     for name, value in sweep.summary().items():
         if value is not None:
             summary.add_row(name, str(value) if isinstance(value, int) else number(value))
-    return Group(table, summary, Text(f"{sweep.folder}/table.csv, table.json", style="dim", overflow="fold"))
+    took = Text(f"{len(sweep.rows)} of {sweep.total} combinations, in {seconds:.1f} s")
+    if sweep.failed:
+        took.append(f"; {sweep.failed} failed: the same command runs them again", style=COLOURS["failed"])
+    where = Text(f"{sweep.folder}/table.csv, table.json", style="dim", overflow="fold")
+    return Group(table, summary, took, where)
 
 
 def _percent(share: float | None) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copyreg
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class SciMLDiscoverError(Exception):
     """Root of every exception raised on purpose by this library."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Without a call of `__init__`, whose arguments are not `args`: errors come back from other processes.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class InputError(SciMLDiscoverError):

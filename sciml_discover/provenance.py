@@ -23,7 +23,7 @@ class StageOrigin:
         stage: name of the stage.
         how: ``"computed"``, ``"cached"`` or ``"forced"``.
         run: the run that made it; empty if that is not known.
-        reasons: why it was not found, or what changed.
+        reasons: why it was not found, or what changed; or why it was found although its inputs were made anew.
         since: the run that it changed since; empty if it was compared with none.
         same_bytes: whether that run had the same result, bit for bit, so that nothing after it need change.
     """
@@ -48,7 +48,8 @@ def stage_origins(folder: Path) -> list[StageOrigin]:
     """
     folder = folder.resolve()  # "." has neither name nor neighbours
     earlier = [(other.name, read_artifacts(other)) for other in _runs_before(folder)]
-    return [_origin(folder.name, stage, record, earlier) for stage, record in read_artifacts(folder).items()]
+    records = read_artifacts(folder)
+    return [_origin(folder.name, stage, records, earlier) for stage in records]
 
 
 def _runs_before(folder: Path) -> list[Path]:
@@ -60,11 +61,15 @@ def _runs_before(folder: Path) -> list[Path]:
 
 
 def _origin(
-    run: str, stage: str, record: Mapping[str, Any], earlier: list[tuple[str, dict[str, dict[str, Any]]]]
+    run: str,
+    stage: str,
+    records: Mapping[str, Mapping[str, Any]],
+    earlier: list[tuple[str, dict[str, dict[str, Any]]]],
 ) -> StageOrigin:
+    record = records[stage]
     how, maker, lost = (str(record.get(name, "")) for name in ("how", "run", "lost"))
     if how == "cached":
-        return StageOrigin(stage, how, maker)
+        return StageOrigin(stage, how, maker, tuple(_unchanged_inputs(record, records)))
     others = [(name, records[stage]) for name, records in earlier if stage in records]
     since, before = min(others, key=lambda other: _distance(other[1], record), default=("", {}))
     if lost:
@@ -72,13 +77,21 @@ def _origin(
     elif how == "forced":
         reasons = ["asked for"]
     elif not since:
-        reasons = ["made for the first time"]
+        reasons = ["no earlier run has made it"]
     elif before.get("key") == record.get("key"):
         reasons = ["made before, but no longer in the store"]
     else:
         reasons = list(_changes(before, record))
     same_bytes = bool(since) and before.get("digest") == record.get("digest")
     return StageOrigin(stage, how, maker or run, tuple(reasons), since, same_bytes)
+
+
+def _unchanged_inputs(record: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Yield why a stage was found although inputs of it were made anew: its key has the digests of their bytes."""
+    inputs = record.get("inputs")
+    for name in inputs if isinstance(inputs, dict) else ():
+        if records.get(name, {}).get("how") in ("computed", "forced"):
+            yield f"{name} was made anew and gave the same bytes"
 
 
 def _distance(before: Mapping[str, Any], now: Mapping[str, Any]) -> int:

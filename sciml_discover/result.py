@@ -7,6 +7,7 @@ document is JSON in the strict sense.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import json
 import math
@@ -561,6 +562,11 @@ def failed_result(
 
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that matter, without importing any of them."""
+    return dict(_library_versions())
+
+
+@functools.cache  # reading them takes longer than finding all stages of a run in the store
+def _library_versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

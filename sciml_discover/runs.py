@@ -6,8 +6,7 @@ import contextlib
 import json
 import os
 import traceback
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +32,7 @@ from sciml_discover.stages import (
 from sciml_discover.store import make_key
 from sciml_discover.training import TrainingResult
 from sciml_discover.validation import ValidationReport
+from sciml_discover.warned import warnings_told
 
 T = TypeVar("T")
 
@@ -66,7 +66,8 @@ def discover(
         experiment: an experiment file, or what it says.
         out: the folder of all runs and of the store they share; ``runs`` unless given.
         overrides: such as ``"train.starts=4"``.
-        from_stage: this stage and all after it are made anew even if the store has them.
+        from_stage: this stage is made anew even if the store has it, and so is whatever depends on it unless
+            it gives the same bytes as before.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         watch: who is told of the progress.
         run_id: name of the run; made here unless given.
@@ -113,7 +114,8 @@ class Run:
     Args:
         loaded: the experiment.
         out: the folder of all runs and of the store they share; ``runs`` unless given.
-        from_stage: this stage and all after it are made anew even if the store has them.
+        from_stage: this stage is made anew even if the store has it, and so is whatever depends on it unless
+            it gives the same bytes as before.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         watch: who is told of the progress.
         run_id: name of the run; made here unless given.
@@ -134,7 +136,7 @@ class Run:
         run_id: str | None = None,
         seconds: Mapping[str, float] | None = None,
     ) -> None:
-        self._forced = forced_stages(from_stage)
+        self._forced = None if from_stage is None else stage_named(from_stage).name
         self._watch = watch
         self._seconds_before = dict(seconds or {})
         self._current = STAGES[0].name
@@ -173,8 +175,9 @@ class Run:
         self._current = name
         self.bench.watch(StageBegan(name, "began"))
         artifacts = {done: outcome.artifact for done, outcome in self.outcomes.items()}
-        with self._warnings_in_log():
-            forced = name in self._forced
+        # In the log instead of between the progress bars.
+        with warnings_told(self._log_warning):
+            forced = name == self._forced
             outcome = run_stage(
                 stage_named(name), self.bench, artifacts, self.store, force=forced, run=self.id
             )
@@ -281,15 +284,8 @@ class Run:
         with (self.folder / "run.log").open("a", encoding="utf-8") as file:
             file.write(f"{now()} {text}\n")
 
-    @contextlib.contextmanager
-    def _warnings_in_log(self) -> Iterator[None]:
-        """Write warnings to the log instead of between the progress bars."""
-        with warnings.catch_warnings(record=True) as caught:
-            try:
-                yield
-            finally:
-                for warning in caught:
-                    self._log(f"{self._current}: {warning.category.__name__}: {warning.message}")
+    def _log_warning(self, category: type[Warning], text: str) -> None:
+        self._log(f"{self._current}: {category.__name__}: {text}")
 
 
 def failure_message(error: BaseException) -> str:
@@ -299,15 +295,3 @@ def failure_message(error: BaseException) -> str:
     if isinstance(error, SciMLDiscoverError):
         return str(error)
     return f"{type(error).__name__}: {error}"
-
-
-def forced_stages(from_stage: str | None) -> frozenset[str]:
-    """Return the names of ``from_stage`` and of all stages after it.
-
-    Raises:
-        InputError: if there is no such stage.
-    """
-    if from_stage is None:
-        return frozenset()
-    first = STAGES.index(stage_named(from_stage))
-    return frozenset(stage.name for stage in STAGES[first:])

@@ -3,10 +3,9 @@
     data -> train -> sample -> regress -> select -> validate -> report
 
 A stage's key is its version, the layout of its result, its own part of the experiment and the digests
-of its inputs. So a
-change reaches only the stages that it concerns, and a stage that gives the same bytes as before
-leaves everything after it in the store. Whoever drives the stages (`runs.discover`, a flow engine)
-calls `run_stage` for each in turn.
+of its inputs' bytes. So a change reaches only the stages that it concerns, and a stage that gives the
+same bytes as before leaves everything after it in the store. Whoever drives the stages
+(`runs.discover`, a flow engine) calls `run_stage` for each in turn.
 """
 
 from __future__ import annotations
@@ -479,7 +478,7 @@ def find_whole(store: Store, name: str, key: str, watch: Watch = nobody_watches)
 def stages_to_make(bench: Bench, store: Store, from_stage: str | None = None) -> tuple[Stage, ...]:
     """Return the stages whose results are not in the store, as far as can be told before they run.
 
-    After the first of them the keys are unknown, so all that follow count.
+    After the first of them, or ``from_stage``, the keys are unknown, so all that follow count.
     """
     artifacts: dict[str, Artifact] = {}
     for position, stage in enumerate(STAGES):

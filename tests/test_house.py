@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("sciml_discover", "tasks", "flows")
 
 FLOORS = (
-    ("base", "errors", "threads", "atomic", "locks"),
+    ("base", "errors", "threads", "warned", "atomic", "locks"),
     ("expressions", "printing", "callables", "observation", "system", "systems", "units"),
     ("trajectories", "controls", "smoothers", "noise", "integrate", "linear_algebra", "tables", "readers"),
     (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,21 @@ def test_reference_starts_at_the_first_time_unless_told() -> None:
     known = get_system("logistic")
     found = solve_reference(known.system, known.parameter_values, known.initial_values, np.array([2.0, 3.0]))
     np.testing.assert_allclose(found[0], known.initial_values)
+
+
+def test_threads_that_solve_at_the_same_time_do_not_disturb_each_other() -> None:
+    def solve(name: str) -> np.ndarray:
+        known = get_system(name)
+        return solve_reference(
+            known.system, known.parameter_values, known.initial_values, np.linspace(0.0, 30.0, 60)
+        )
+
+    names = ["robertson", "van_der_pol", "lotka_volterra", "fitzhugh_nagumo"]
+    alone = [solve(name) for name in names]
+    with ThreadPoolExecutor(len(names)) as pool:
+        together = list(pool.map(solve, names * 3))
+    for found, expected in zip(together, alone * 3, strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_reference_masters_stiffness() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -43,7 +44,7 @@ def run(tmp_path: Path, verbs: FakeVerbs) -> Runs:
 
 
 def test_a_first_run_then_a_cached_one(run: Runs) -> None:
-    assert run()["train"] == StageOrigin("train", "computed", "1", ("made for the first time",))
+    assert run()["train"] == StageOrigin("train", "computed", "1", ("no earlier run has made it",))
     run()
     assert run() == {name: StageOrigin(name, "cached", "1") for name in NAMES}
 
@@ -79,12 +80,29 @@ def test_data_that_changed_are_told(run: Runs) -> None:
     assert run()["data"].reasons == ("other bytes in rows.csv",)
 
 
-def test_forced_stages_are_told_and_whether_they_gave_the_same(run: Runs) -> None:
+def test_forced_stages_are_told_and_whether_they_gave_the_same(run: Runs, verbs: FakeVerbs) -> None:
     run()
     origins = run(from_stage="validate")
-    assert {origin.how for origin in origins.values()} == {"cached", "forced"}
     assert origins["validate"] == StageOrigin("validate", "forced", "2", ("asked for",), "1", same_bytes=True)
+    same = ("validate was made anew and gave the same bytes",)
+    assert origins["report"] == StageOrigin("report", "cached", "1", same)
+    assert origins["select"] == StageOrigin("select", "cached", "1")
     assert run()["validate"] == StageOrigin("validate", "cached", "2")
+    verbs.status = "rejected"
+    origins = run(from_stage="validate")
+    assert origins["validate"] == StageOrigin("validate", "forced", "4", ("asked for",), "3")
+    assert origins["report"].how == "computed"
+    assert origins["report"].reasons == ("another result of validate",)
+
+
+def test_a_change_that_makes_no_difference_ends_where_it_makes_none(run: Runs) -> None:
+    run()
+    origins = run("select.rivals=3")
+    assert origins["select"].reasons == ("select.rivals = 3, was 12",)
+    assert origins["select"].same_bytes
+    assert origins["validate"].how == "cached"
+    assert origins["validate"].reasons == ("select was made anew and gave the same bytes",)
+    assert origins["report"].reasons == ("the experiment's text changed",)
 
 
 def test_lost_and_pruned_results_are_told(run: Runs) -> None:
@@ -95,9 +113,19 @@ def test_lost_and_pruned_results_are_told(run: Runs) -> None:
     assert (damaged.how, damaged.same_bytes) == ("computed", True)
     assert "damaged" in damaged.reasons[0]
     prune(run.out, max_bytes=0)
-    pruned = run()["select"]
-    assert pruned.reasons == ("made before, but no longer in the store",)
-    assert pruned.since == "2"
+    pruned = run()
+    assert {origin.how for origin in pruned.values()} == {"computed"}
+    assert pruned["select"].reasons == ("made before, but no longer in the store",)
+    assert (pruned["select"].since, pruned["select"].same_bytes) == ("2", True)
+    (path,) = (run.out / ".store" / "artifacts" / "regress").iterdir()
+    os.utime(path, (0, 0))
+    prune(run.out, older_than=3600)
+    origins = run()
+    assert {name for name, origin in origins.items() if origin.how == "computed"} == {"regress"}
+    assert origins["regress"].reasons == ("made before, but no longer in the store",)
+    assert origins["select"] == StageOrigin(
+        "select", "cached", "3", ("regress was made anew and gave the same bytes",)
+    )
 
 
 def test_a_new_version_of_a_stage_is_told(run: Runs, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,11 +100,24 @@ def test_changing_regress_reuses_the_training(experiment: Path, out: Path, verbs
     assert verbs.calls == [*NAMES, "regress", "select", "report"]
 
 
-def test_from_makes_a_stage_and_all_after_it_anew(experiment: Path, out: Path, verbs: FakeVerbs) -> None:
+def test_a_forced_stage_that_gives_the_same_leaves_all_after_it_in_the_store(
+    experiment: Path, out: Path, verbs: FakeVerbs
+) -> None:
+    first = discover(experiment, out=out)
+    result = discover(experiment, out=out, from_stage="train")
+    assert [name for name in NAMES if not result.cached[name]] == ["train"]
+    assert verbs.calls == [*NAMES, "train"]
+    assert result.missing == first.missing
+
+
+def test_a_forced_stage_that_gives_something_else_takes_what_depends_on_it_along(
+    experiment: Path, out: Path, verbs: FakeVerbs
+) -> None:
     discover(experiment, out=out)
-    result = discover(experiment, out=out, from_stage="regress")
-    assert [name for name in NAMES if not result.cached[name]] == ["regress", "select", "validate", "report"]
-    assert verbs.calls == [*NAMES, "regress", "select", "validate", "report"]
+    verbs.status = "rejected"  # the stand-in now answers otherwise, with the same key
+    result = discover(experiment, out=out, from_stage="validate")
+    assert verbs.calls == [*NAMES, "validate", "report"]
+    assert result.status == "rejected"
 
 
 @pytest.mark.parametrize("harm", ["delete", "damage"])

@@ -229,7 +229,7 @@ def test_show_one_run_or_two(runs: Path) -> None:
     one = CliRunner().invoke(app, ["show", "hares-1", "--out", str(runs)])
     assert one.exit_code == 0
     assert "ACCEPTED" in one.stdout
-    assert re.search(r"train +computed +made for the first time", one.stdout)
+    assert re.search(r"train +computed +no earlier run has made it", one.stdout)
     assert "cached from hares-1" in CliRunner().invoke(app, ["show", "hares-2", "--out", str(runs)]).stdout
     two = CliRunner().invoke(app, ["show", "hares-1", "hares-2", "--out", str(runs)])
     assert two.exit_code == 0

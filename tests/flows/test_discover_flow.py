@@ -67,6 +67,7 @@ def test_the_api_shows_what_the_result_says(call: dict[str, Any], verbs: FakeVer
 
     changed = {**call, "overrides": ["regress.library.polynomial_degree=2"], "from_stage": "validate"}
     forced = discover(**changed, return_state=True)
+    # The report holds the experiment's text; that of validation is forced, and gives the same.
     made = {"regress", "select", "validate", "report"}
     assert task_states(forced) == {name: ["Completed" if name in made else "Cached"] for name in NAMES}
     assert {name for name, cached in result_of(forced).cached.items() if not cached} == made

@@ -10,6 +10,7 @@ import pytest
 
 from flows.discover import discover
 from sciml_discover import runs
+from sciml_discover.provenance import stage_origins
 from sciml_discover.result import DiscoveryResult, result_schema
 from sciml_discover.stages import STAGES
 from tests.flows.prefect_states import task_states
@@ -49,6 +50,18 @@ def test_lotka_volterra_from_its_file_to_an_accepted_law(tmp_path: Path) -> None
     assert [name for name in NAMES if not again.cached[name]] == ["train"]
     assert again.missing == result.missing
     assert artifact.exists()
+
+    # Regression made anew gives the same too; a smaller library is another regression and selection.
+    forced = runs.discover(CASE, out=tmp_path, overrides=OVERRIDES, from_stage="regress")
+    assert [name for name in NAMES if not forced.cached[name]] == ["regress"]
+    degree = [*OVERRIDES, "regress.library.polynomial_degree=2"]
+    smaller = runs.discover(CASE, out=tmp_path, overrides=degree)
+    made = [name for name in NAMES if not smaller.cached[name]]
+    assert made[:2] == ["regress", "select"]
+    assert made[-1] == "report"
+    whys = {origin.stage: (origin.how, origin.reasons) for origin in stage_origins(tmp_path / smaller.id)}
+    assert whys["train"] == ("cached", ())
+    assert whys["regress"] == ("computed", ("regress.library.polynomial_degree = 2, was 3",))
 
     warm = discover(**call, return_state=True)
     assert task_states(warm) == {name: ["Cached"] for name in NAMES}

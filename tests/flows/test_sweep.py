@@ -3,10 +3,12 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
 
 from flows.cli import app
@@ -14,7 +16,7 @@ from flows.session import Session, session
 from flows.sweep import sweep
 from flows.sweep_table import SweepTable
 from sciml_discover.base import Progress
-from sciml_discover.run_folders import find_run
+from sciml_discover.run_folders import find_run, list_runs
 from tests.fakes import FakeVerbs, install, write_experiment
 
 pytestmark = [
@@ -36,6 +38,7 @@ def call(tmp_path: Path) -> dict[str, Any]:
         "experiment": str(write_experiment(tmp_path / "hares")),
         "out": str(tmp_path / "runs"),
         "over": ["train.starts=1..3"],
+        "runner": "threads",  # where the stand-ins are
     }
 
 
@@ -50,7 +53,8 @@ def fail_on(verbs: FakeVerbs, count: int) -> None:
 
 
 def run(call: dict[str, Any]) -> SweepTable:
-    return sweep(**call, return_state=True).result()
+    state: State[Any] = sweep(**call, return_state=True)
+    return state.result()
 
 
 def statuses(table: SweepTable) -> list[str]:
@@ -102,13 +106,30 @@ def test_started_again_it_runs_only_what_is_not_finished(call: dict[str, Any], v
 
 
 def test_an_interrupted_sweep_keeps_what_was_done(call: dict[str, Any], verbs: FakeVerbs) -> None:
-    def interrupt(stage: str) -> None:
+    second = threading.Event()
+
+    def wait(stage: str) -> None:
         if stage == "train" and verbs.calls.count("train") == 2:
+            second.wait(20)
+
+    def interrupt(event: Progress) -> None:
+        if event.step == 1:
+            threading.Timer(0.3, second.set).start()
             raise KeyboardInterrupt
 
-    verbs.before = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        run(call)
+    verbs.before = wait
+    token = session.set(Session(watch=interrupt))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(call)
+    finally:
+        session.reset(token)
+    assert verbs.calls.count("train") == 2
+    assert "sample" not in verbs.calls[verbs.calls.index("train", 2) :]
+    ended = [record.result for record in list_runs(call["out"]) if record.result]
+    assert sorted(result.reasons[0].message for result in ended if result.status == "failed") == [
+        "interrupted"
+    ]
     verbs.before = lambda _: None
     verbs.calls.clear()
     assert statuses(run(call)) == ["accepted"] * 3
@@ -142,9 +163,11 @@ def test_progress_is_told(call: dict[str, Any], verbs: FakeVerbs) -> None:
 def test_the_command_prints_one_table(call: dict[str, Any], verbs: FakeVerbs) -> None:
     fail_on(verbs, 3)
     arguments = ["sweep", call["experiment"], "--over", "train.starts=1..3", "--out", call["out"]]
+    arguments += ["--runner", "threads"]
     done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
     assert (done.exit_code, done.stdout) == (1, "")
     assert "ZeroDivisionError: oops" in done.stderr
+    assert "1 failed: the same command runs them again" in done.stderr
     assert "table.csv" in done.stderr
     verbs.before = lambda _: None
     again = CliRunner().invoke(app, arguments)
