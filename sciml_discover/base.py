@@ -30,6 +30,8 @@ class Options(pydantic.BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        # In a form each field is called as in the file, also where its type has a title of its own.
+        field_title_generator=lambda name, field: field.alias or name,
     )
 
 
