@@ -49,6 +49,12 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
+def detach() -> None:
+    """Go on in a process that is nobody's child, so that nobody has to wait for its end."""
+    if os.fork():
+        os._exit(0)
+
+
 @contextlib.contextmanager
 def recorded(listener: socket.socket, record: Path) -> Iterator[None]:
     """Say in a file, which only its owner can read, where this process listens, until it is told to stop."""
@@ -97,6 +103,7 @@ def serve(listener: socket.socket) -> None:
 if __name__ == "__main__":
     inherited = socket.socket(fileno=int(sys.argv[1]))
     if sys.argv[2] == "stay":
+        detach()
         with recorded(inherited, Path(sys.argv[3])):
             serve(inherited)
     else:

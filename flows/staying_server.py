@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,16 +31,16 @@ class StayingServer(Server):
     """A server that was started before, by this process or another.
 
     Attributes:
+        home: the state folder, where its database lies.
         password: what its clients have to send, user and password with a colon between them.
         process: its process id.
     """
 
     def __init__(self, home: Path, port: int, password: str, process: int) -> None:
         super().__init__(port, log_in(home))
+        self.home = home
         self.password = password
         self.process = process
-        self._home = home
-        self._child: subprocess.Popen[bytes] | None = None
 
     @property
     def ui(self) -> str:
@@ -57,10 +56,8 @@ class StayingServer(Server):
         for how in (signal.SIGTERM, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process, how)
-            if _comes_true(lambda: not _is_alive(self._home), STOP_SECONDS):
-                record_in(self._home).unlink(missing_ok=True)
-                if self._child is not None:
-                    self._child.wait()
+            if _comes_true(lambda: not _is_alive(self.home), STOP_SECONDS):
+                record_in(self.home).unlink(missing_ok=True)
                 return
         raise ServerError(f"process {self.process} does not end")
 
@@ -108,23 +105,20 @@ def start_server(home: Path) -> tuple[StayingServer, bool]:
             server.wait()
             return server, False
         record_in(home).unlink(missing_ok=True)
-        process = _begin(home, lock)
+        _begin(home, lock)
+    _comes_true(lambda: _recorded(home) is not None or not _is_alive(home), BEGIN_SECONDS)
+    server = _recorded(home)
+    if server is None:
+        raise ServerError(f"the local Prefect server did not start; see {log_in(home)}")
     try:
-        _comes_true(lambda: _recorded(home) is not None or process.poll() is not None, BEGIN_SECONDS)
-        server = _recorded(home)
-        if server is None:
-            raise ServerError(f"the local Prefect server did not start; see {log_in(home)}")
         server.wait()
     except BaseException:
-        process.kill()
-        process.wait()
-        record_in(home).unlink(missing_ok=True)
+        server.stop()
         raise
-    server._child = process
     return server, True
 
 
-def _begin(home: Path, lock: int) -> subprocess.Popen[bytes]:
+def _begin(home: Path, lock: int) -> None:
     environment = {
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_API_AUTH_STRING": new_password(),
@@ -133,7 +127,7 @@ def _begin(home: Path, lock: int) -> subprocess.Popen[bytes]:
     }
     with free_port() as listener, log_in(home).open("wb") as log:
         record = str(record_in(home))
-        return server_process(listener, "stay", record, log=log, environment=environment, kept=(lock,))
+        server_process(listener, "stay", record, log=log, environment=environment, kept=(lock,)).wait()
 
 
 def _recorded(home: Path) -> StayingServer | None:
