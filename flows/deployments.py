@@ -109,7 +109,7 @@ def deployment_of(
         "experiment": str(Path(experiment).resolve()),
         "overrides": list(overrides),
         "when_data_changes": when_data_changes,
-        "device": device,
+        "device": str(device),
         "out": str(out.resolve()),
     }
     path = Path(parameters["experiment"])
