@@ -40,8 +40,8 @@ def discover(
     device: Literal["auto", "cpu", "cuda"] = "auto",
     out: Path = Path("runs"),
     run_id: str = "",
-) -> str | State[str]:
-    """Return the folder of a new run of an experiment.
+) -> str:
+    """Return the folder of a new run of an experiment, or of the last one if nothing was done.
 
     Args:
         experiment: Path of the experiment file.
@@ -58,7 +58,8 @@ def discover(
     digest = determined_by(loaded, choose_device(device)) if when_data_changes else ""
     if digest and (folder := last.with_digest(digest)) is not None:
         message = f"The data did not change since {folder.name}: nothing was done."
-        return Completed(name="Unchanged", message=message, data=str(folder))
+        # Whoever calls the flow gets the folder; the state is for those who look at the run.
+        return Completed(name="Unchanged", message=message, data=str(folder))  # type: ignore[return-value]
     claim_run()
     if not run_id:
         run_id = new_run_id(loaded.name)

@@ -113,7 +113,9 @@ def deploy(
     console = _console()
     console.print(f"[green]✔[/] {file}: {', '.join(one.full_name for one in deployments)}")
     console.print(f"  1. a worker, if none runs: {WORKER}")
-    console.print(f"  2. the file takes effect: sciml-discover prefect --no-prompt deploy --all --prefect-file {file}")
+    console.print(
+        f"  2. the file takes effect: sciml-discover prefect --no-prompt deploy --all --prefect-file {file}"
+    )
     console.print(f"  3. a run: sciml-discover prefect deployment run {deployments[0].full_name}")
     return DONE
 
