@@ -56,7 +56,7 @@ def discover(
     loaded = load_experiment(experiment, overrides, changes)
     last = LastFinished(out, deployment_name() or loaded.name)
     digest = determined_by(loaded, choose_device(device)) if when_data_changes else ""
-    if digest and (folder := last.with_digest(digest)) is not None:
+    if digest and from_stage is None and (folder := last.with_digest(digest)) is not None:
         message = f"The data did not change since {folder.name}: nothing was done."
         # Whoever calls the flow gets the folder; the state is for those who look at the run.
         return Completed(name="Unchanged", message=message, data=str(folder))  # type: ignore[return-value]
