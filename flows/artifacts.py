@@ -58,7 +58,6 @@ def artifacts_of(result: DiscoveryResult, folder: Path) -> Iterator[ArtifactCrea
     yield artifact("law", "markdown", law_markdown(result, report), f"{result.title}: {result.status}")
     yield artifact("numbers", "table", json.dumps(number_rows(result)), "Numbers of the law, with errors")
     yield artifact("laws", "table", json.dumps(law_rows(result)), "The choice, its rivals, and the front")
-    yield artifact("report", "markdown", f"[{report}]({report})", "The report")
     try:
         drawn = base64.b64encode(picture(folder).encode()).decode()
     except InputError:
@@ -75,7 +74,7 @@ def law_markdown(result: DiscoveryResult, report: str) -> str:
     )
     return (
         f"# {result.status}\n\n```\n{equations}\n```\n\nFound:\n\n```\n{holes}\n```\n\n"
-        f"{reasons}\n\nRun `{result.id}`, report: `{report}`\n"
+        f"{reasons}\n\nThe report, for a browser on that machine: [{report}]({report})\n"
     )
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 POOL = "sciml-discover"
 """The work pool of all deployments, whose workers run each flow in a process of its own."""
 ENTRYPOINT = "flows.discover.discover"
-FIRES_SECONDS = 30.0
+FIRES_SECONDS = 60.0
 """For the server to see a new deployment: it looks every five seconds."""
 
 

@@ -51,14 +51,13 @@ def test_what_is_shown_of_a_run(run_artifacts: SmallRun, tmp_path: Path) -> None
         "hares---lynx-law": "markdown",
         "hares---lynx-numbers": "table",
         "hares---lynx-laws": "table",
-        "hares---lynx-report": "markdown",
         "hares---lynx-picture": "image",
     }
     assert all(re.fullmatch("[a-z0-9-]+", key or "") for key in found)
     law = str(found["hares---lynx-law"].data)
     assert "d hare/dt = " in law
     assert all(reason.message in law for reason in result.reasons)
-    assert f"file://{tmp_path}/report.html" in str(found["hares---lynx-report"].data)
+    assert f"file://{tmp_path}/report.html" in law
     _, _, drawn = str(found["hares---lynx-picture"].data).partition("base64,")
     assert "var(--" not in base64.b64decode(drawn).decode()
 
@@ -90,7 +89,7 @@ def test_a_run_shows_them_and_how_far_training_is(
     monkeypatch.setattr(artifacts, "SECONDS_BETWEEN_UPDATES", 0.0)
     state = discover(**call, return_state=True)
     found = {one.key: one for one in shown(state)}
-    assert set(found) == {"hares-law", "hares-numbers", "hares-laws", "hares-report", "train-progress"}
+    assert set(found) == {"hares-law", "hares-numbers", "hares-laws", "train-progress"}
     assert found["train-progress"].data == 50.0
     assert found["train-progress"].task_run_id is not None
     result = DiscoveryResult.from_file(Path(state.result()))
