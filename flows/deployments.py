@@ -103,7 +103,8 @@ def deployment_of(
     loaded = load_experiment(experiment, overrides)
     input_digests(loaded.experiment.data, loaded.folder)  # the files are there
     choose_device(device)
-    if name is not None and (not name.strip() or set(name) & set("/%&><")):
+    name = loaded.name if name is None else name
+    if not name.strip() or set(name) & set("/%&><"):
         raise InputError(f"the name {name!r}", where="--name", expected="a text without any of / % & > <")
     parameters = {
         "experiment": str(Path(experiment).resolve()),
@@ -113,7 +114,7 @@ def deployment_of(
         "out": str(out.resolve()),
     }
     path = Path(parameters["experiment"])
-    return Deployment(name or loaded.name, loaded.experiment.title, path, parameters, cron, timezone)
+    return Deployment(name, loaded.experiment.title, path, parameters, cron, timezone)
 
 
 def schedule_of(deployment: Deployment) -> CronSchedule:
@@ -122,7 +123,7 @@ def schedule_of(deployment: Deployment) -> CronSchedule:
     Raises:
         InputError: if the text or the time zone means nothing.
     """
-    import pydantic
+    from prefect._vendor.croniter import croniter
     from prefect.client.schemas.schedules import CronSchedule
 
     try:
@@ -134,14 +135,17 @@ def schedule_of(deployment: Deployment) -> CronSchedule:
             expected="a name of the IANA time zone database, such as UTC or Europe/Berlin",
         ) from error
     try:
-        return CronSchedule(cron=deployment.cron, timezone=deployment.timezone)
-    except pydantic.ValidationError as error:
+        schedule = CronSchedule(cron=deployment.cron, timezone=deployment.timezone)
+        # A day that never comes, such as 30 February, would stop Prefect's planning of everything.
+        croniter(deployment.cron).get_next()
+    except ValueError as error:
         raise InputError(
             f"the schedule {deployment.cron!r}",
             where="--cron",
-            expected="minute, hour, day of month, month and day of week, "
+            expected="minute, hour, day of month, month and day of week that come, "
             'such as "0 6 * * 1-5" or "*/30 * * * *"',
         ) from error
+    return schedule
 
 
 def prefect_yaml(deployments: Sequence[Deployment]) -> str:

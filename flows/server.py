@@ -70,7 +70,7 @@ class Server:
             connection.request("GET", "/api/health")
             status = connection.getresponse().status
         except OSError as error:
-            raise ServerError(f"the local Prefect server did not start ({error}); see {self._log}") from error
+            raise ServerError(f"the local Prefect server does not answer ({error}); see {self._log}") from error
         finally:
             connection.close()
         if status != http.HTTPStatus.OK:

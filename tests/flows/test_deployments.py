@@ -89,6 +89,7 @@ def test_a_schedule_has_scheduled_runs(tmp_path: Path) -> None:
     [
         (("--cron", "at noon"), "minute, hour, day of month, month and day of week"),
         (("--cron", "0 25 * * *"), "minute, hour, day of month, month and day of week"),
+        (("--cron", "0 6 30 2 *"), "minute, hour, day of month, month and day of week that come"),
         (("--cron", "0 6 * * *", "--timezone", "Mars/Olympus"), "Europe/Berlin"),
         (("--cron", "0 6 * * *", "--timezone", "../../etc/passwd"), "Europe/Berlin"),
         (("--cron", "0 6 * * *", "--name", "a/b"), "a text without"),
