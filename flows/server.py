@@ -70,7 +70,9 @@ class Server:
             connection.request("GET", "/api/health")
             status = connection.getresponse().status
         except OSError as error:
-            raise ServerError(f"the local Prefect server does not answer ({error}); see {self._log}") from error
+            raise ServerError(
+                f"the local Prefect server does not answer ({error}); see {self._log}"
+            ) from error
         finally:
             connection.close()
         if status != http.HTTPStatus.OK:
@@ -86,7 +88,7 @@ class LocalServer(Server):
     """
 
     def __init__(self, home: Path, *, plans: bool = False) -> None:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         log = home / "server.log"
         environment = {"PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "false"}
         if not plans:

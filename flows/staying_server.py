@@ -93,7 +93,7 @@ def start_server(home: Path) -> tuple[StayingServer, bool]:
     Raises:
         ServerError: if it does not start.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _lock_if_free(home) as lock:
         if lock is None:
             # Whoever has the lock says where it listens as soon as its process has begun.
@@ -124,6 +124,7 @@ def _begin(home: Path, lock: int) -> None:
         "PREFECT_SERVER_API_AUTH_STRING": new_password(),
         "PREFECT_UI_API_URL": "/api",  # wherever the browser found the page
         "PREFECT_UI_STATIC_DIRECTORY": str(home / "ui"),  # the packages may be read-only
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     }
     with free_port() as listener, log_in(home).open("wb") as log:
         record = str(record_in(home))
