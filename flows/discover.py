@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.artifacts import publish, watched
-from flows.bookkeeping import claim_run
+from flows.bookkeeping import claim_run, close_stale_runs
 from flows.deployed import deployment_name, name_run
 from flows.last_finished import LastFinished
 from flows.session import current_session
@@ -54,7 +54,10 @@ def discover(
         run_id: Name of the run; made here unless given.
     """
     loaded = load_experiment(experiment, overrides, changes)
-    last = LastFinished(out, deployment_name() or loaded.name)
+    deployment = deployment_name()
+    if deployment:
+        close_stale_runs()  # a worker does not; the command line does before it calls the flow
+    last = LastFinished(out, deployment or loaded.name)
     digest = determined_by(loaded, choose_device(device)) if when_data_changes else ""
     if digest and from_stage is None and (folder := last.with_digest(digest)) is not None:
         message = f"The data did not change since {folder.name}: nothing was done."

@@ -49,7 +49,9 @@ def staying(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         ready.backup(copy)
     ready.close()
     copy.close()
-    server, begun = start_server(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS", "0.5")
+        server, begun = start_server(home)
     assert begun
     try:
         yield server

@@ -13,8 +13,10 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import Running
 from typer.testing import CliRunner, Result
 
+from flows.bookkeeping import process_tag
 from flows.cli import app
 from flows.deployments import ENTRYPOINT, POOL
 from flows.staying_server import StayingServer
@@ -174,6 +176,8 @@ def test_a_worker_runs_what_prefect_yaml_deploys(
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("discover/worked")
         flow_run = client.create_flow_run_from_deployment(deployment.id)
+        gone = process_tag().rsplit(":", 1)[0] + ":1"
+        killed = client.create_flow_run_from_deployment(deployment.id, state=Running(), tags=[gone])
     prefect_command("worker", "start", "--pool", POOL, "--type", "process", "--run-once")
 
     ended = _read(flow_run.id)
@@ -182,6 +186,7 @@ def test_a_worker_runs_what_prefect_yaml_deploys(
     result = DiscoveryResult.from_file(out / ended.name)
     assert (result.id, result.status) == (ended.name, "accepted")
     assert result.cached == dict.fromkeys(NAMES, True)
+    assert _read(killed.id).state_type == StateType.CRASHED  # its process is gone
     assert processes_of(tmp_path / "client-home") == []
     assert lasting.home.is_dir()
 
