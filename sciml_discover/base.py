@@ -34,6 +34,12 @@ class Options(pydantic.BaseModel):
         field_title_generator=lambda name, field: field.alias or name,
     )
 
+    def says(self, name: str) -> bool:
+        """Return whether a field was given anything but its default, which a form fills in."""
+        return bool(
+            getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+        )
+
 
 @dataclass(frozen=True)
 class Progress:

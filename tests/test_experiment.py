@@ -160,6 +160,14 @@ def test_changes_have_the_parts_of_an_experiment() -> None:
     ]
 
 
+def test_a_form_may_fill_in_every_default(tmp_path: Path) -> None:
+    plain = load_experiment(write(tmp_path)).experiment
+    parts = plain.model_dump(mode="json", by_alias=True, exclude={"title"})
+    filled = load_experiment(write(tmp_path), (), Changes.model_validate(parts))
+    assert filled.experiment == plain
+    assert load_experiment(write(tmp_path, filled.text, "again.toml")).experiment == plain
+
+
 def test_overrides_reach_into_lists(tmp_path: Path) -> None:
     text = MINIMAL + "[[regress.regressors]]\nkind = 'stlsq'\nthresholds = 9\n"
     loaded = load_experiment(write(tmp_path, text), ["regress.regressors.0.thresholds=5"])
