@@ -7,19 +7,29 @@ to show something.
 
 from __future__ import annotations
 
-import functools
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows import schedule_commands
+from flows.command_options import (
+    ACCEPTED,
+    FAILED,
+    REJECTED,
+    Device,
+    DeviceOption,
+    ExperimentFile,
+    JsonOption,
+    OutFolder,
+    Overrides,
+    exits,
+)
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-ACCEPTED, FAILED, WRONG_INPUT, REJECTED, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = typer.Typer(
     name="sciml-discover",
@@ -35,12 +45,8 @@ app.add_typer(benchmarks, name="benchmark", no_args_is_help=True)
 cache = typer.Typer(help="Look after the store that all runs share.")
 app.add_typer(cache, name="cache", no_args_is_help=True)
 
-P = ParamSpec("P")
+app.add_typer(schedule_commands.app)
 
-ExperimentFile = Annotated[Path, typer.Argument(help="The experiment file (TOML).", show_default=False)]
-Overrides = Annotated[
-    list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override a key, such as train.starts=4.")
-]
 CaseNames = Annotated[
     str, typer.Option("--cases", metavar="NAMES", help="Names with commas between them; all if not given.")
 ]
@@ -49,19 +55,10 @@ Seeds = Annotated[
     typer.Option("--seeds", metavar="VALUES", help="Such as 0..19; each case's own if not given."),
 ]
 AsDocument = Annotated[bool, typer.Option("--json", help="Print the JSON document on stdout.")]
-OutFolder = Annotated[Path, typer.Option("--out", help="The folder of all runs and of what they share.")]
 RunName = Annotated[
     str,
     typer.Argument(metavar="RUN", help="Name of a run, its beginning, or its folder.", show_default=False),
 ]
-
-
-class Device(StrEnum):
-    """Where tensors live."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
 
 
 class RunnerName(StrEnum):
@@ -99,35 +96,6 @@ class SortKey(StrEnum):
     status = "status"
     holdout = "holdout"
     seconds = "seconds"
-
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on stdout instead.")]
-DeviceOption = Annotated[Device, typer.Option("--device", help="Where tensors live.")]
-
-
-def exits(command: Callable[P, int]) -> Callable[P, None]:
-    """Return a command that ends with the status that its function returns, or that an error calls for."""
-
-    @functools.wraps(command)
-    def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        from sciml_discover.errors import InputError
-
-        try:
-            status = command(*args, **kwargs)
-        except InputError as error:
-            _complain(str(error))
-            status = WRONG_INPUT
-        except KeyboardInterrupt:
-            _complain("interrupted")
-            status = INTERRUPTED
-        except BrokenPipeError:
-            raise  # whoever read the output has gone; click ends quietly
-        except Exception as error:
-            _complain(f"{type(error).__name__}: {error}")
-            status = FAILED
-        raise typer.Exit(status)
-
-    return wrapped
 
 
 @app.command()
@@ -541,10 +509,6 @@ def _print_json(document: Any) -> None:
     import json
 
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False) + "\n")
-
-
-def _complain(message: str) -> None:
-    sys.stderr.write(f"sciml-discover: {message}\n")
 
 
 def main() -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 from prefect import flow
 from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
-from flows.bookkeeping import claim_run
+from flows.artifacts import publish, watched
+from flows.bookkeeping import claim_run, close_stale_runs
+from flows.deployed import deployment_name, name_run
+from flows.last_finished import LastFinished
 from flows.session import current_session
 from sciml_discover.base import nobody_watches
-from sciml_discover.experiment import load_experiment
+from sciml_discover.experiment import Changes, load_experiment
+from sciml_discover.run_folders import new_run_id
 from sciml_discover.runs import Run
-from sciml_discover.stages import STAGES
+from sciml_discover.stages import STAGES, choose_device, determined_by
 from tasks.data_stage import data
 from tasks.regress_stage import regress
 from tasks.report_stage import report
@@ -22,35 +30,53 @@ from tasks.validate_stage import validate
 TASKS = {task.name: task for task in (data, train, sample, regress, select, validate, report)}
 
 
-@flow(name="discover", flow_run_name="{run_id}", persist_result=False)
+@flow(name="discover", persist_result=False)
 def discover(
-    experiment: str,
-    overrides: list[str] | None = None,
-    out: str = "runs",
-    from_stage: str | None = None,
-    device: str = "auto",
+    experiment: Path,
+    changes: Changes = Changes(),  # noqa: B008  (frozen)
+    overrides: tuple[str, ...] = (),
+    when_data_changes: bool = False,
+    from_stage: Literal["data", "train", "sample", "regress", "select", "validate", "report"] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    out: Path = Path("runs"),
     run_id: str = "",
 ) -> str:
-    """Return the folder of a new run of an experiment.
+    """Return the folder of a new run of an experiment, or of the last one if nothing was done.
 
     Args:
-        experiment: path of the experiment file.
-        overrides: such as ``"train.starts=4"``.
-        out: the folder of all runs and of the store they share.
-        from_stage: this stage is made anew even if the store has it, and so is whatever depends on it unless
-            it gives the same bytes as before.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        run_id: name of the run; made here unless given.
+        experiment: Path of the experiment file.
+        changes: Parts of the experiment that take the place of those in the file.
+        overrides: Single keys with a value, such as train.starts=4; they come last.
+        when_data_changes: Do nothing if experiment and data are those of the last finished run.
+        from_stage: This stage is made anew even if the store has it, and so is whatever depends on it unless it gives
+            the same bytes as before.
+        device: Where tensors live; auto takes a GPU where one is visible.
+        out: The folder of all runs and of the store they share.
+        run_id: Name of the run; made here unless given.
     """
+    loaded = load_experiment(experiment, overrides, changes)
+    deployment = deployment_name()
+    if deployment:
+        close_stale_runs()  # a worker does not; the command line does before it calls the flow
+    last = LastFinished(out, deployment or loaded.name)
+    digest = determined_by(loaded, choose_device(device)) if when_data_changes else ""
+    if digest and from_stage is None and (folder := last.with_digest(digest)) is not None:
+        message = f"The data did not change since {folder.name}: nothing was done."
+        # Whoever calls the flow gets the folder; the state is for those who look at the run.
+        return Completed(name="Unchanged", message=message, data=str(folder))  # type: ignore[return-value]
     claim_run()
+    if not run_id:
+        run_id = new_run_id(loaded.name)
+        name_run(run_id)
     caller = current_session()
+    watch = caller.watch if caller else nobody_watches
     with Run(
-        load_experiment(experiment, overrides or ()),
+        loaded,
         out=out,
         from_stage=from_stage,
         device=device,
-        watch=caller.watch if caller else nobody_watches,
-        run_id=run_id or None,
+        watch=watched(watch),
+        run_id=run_id,
         seconds=caller.shares() if caller else None,
     ) as run:
         states: dict[str, State] = {}
@@ -58,5 +84,8 @@ def discover(
             needed = [states[name] for name in stage.inputs]
             states[stage.name] = TASKS[stage.name](run, wait_for=needed, return_state=True)
             states[stage.name].result()
-        run.finish()
+        result = run.finish()
+    if digest:
+        last.remember(digest, run.folder)
+    publish(result, run.folder, watch)
     return str(run.folder)

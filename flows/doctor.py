@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 
 from flows.quantities import size_text
 from flows.server import ServerError, prefect_api
+from flows.staying_server import StayingServer
 from sciml_discover.atomic import write_atomically
 from sciml_discover.errors import InputError
 from sciml_discover.locks import hold, hold_if_free
@@ -66,7 +67,10 @@ def checks(out: Path) -> Iterator[Check]:
         yield check_space(out)
     yield check_cuda()
     if folder.ok:
-        yield check_server(out)
+        server = check_server(out)
+        yield server
+        if server.ok:
+            yield check_schedule(out)
 
 
 def check_python() -> Check:
@@ -171,4 +175,25 @@ def check_server(out: Path) -> Check:
                 server.wait()
     except ServerError as error:
         return Check("server", str(error), "Read that log; the packages above may be to blame.")
+    if isinstance(server, StayingServer):
+        return Check("server", f"one that stays up answers at {server.url}")
     return Check("server", f"an own local server starts in {time.perf_counter() - begun:.1f} s")
+
+
+def check_schedule(out: Path) -> Check:
+    """Check that the server plans the runs of a schedule; one that fires once a year is made and deleted."""
+    do = (
+        "The packages above may be to blame: versions that do not fit together stop schedules without a word."
+    )
+    begun = time.perf_counter()
+    try:
+        with prefect_api(out, plans=True) as server:
+            if server is not None:
+                server.wait()
+            from flows.deployments import a_schedule_fires
+
+            if not a_schedule_fires():
+                return Check("schedule", "the server does not plan the runs of a new schedule", do)
+    except Exception as error:  # whatever Prefect and what it stands on may raise
+        return Check("schedule", f"a schedule cannot be tried ({type(error).__name__}: {error})", do)
+    return Check("schedule", f"a schedule would fire: planned in {time.perf_counter() - begun:.1f} s")

@@ -1,7 +1,8 @@
-"""A local Prefect server for as long as one command runs: no network, nothing left behind.
+"""Prefect servers on this machine: no network, reached with a password that is made for each.
 
-Starting it takes seconds, so it is started before the heavy imports and awaited after them.
-Nothing here imports Prefect.
+One that lives as long as one command takes seconds to start, so it is started before the heavy
+imports and awaited after them. One that stays up (`flows.staying_server`) is used instead if there
+is one. Nothing here imports Prefect.
 """
 
 from __future__ import annotations
@@ -9,62 +10,53 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import secrets
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
+HOST = "127.0.0.1"
+SCRIPT = Path(__file__).with_name("server_process.py")
 START_SECONDS = 120
 
-QUIET = {
+PRIVATE = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # failures are told by the command line, traces are in run.log
-    "PREFECT_LOGGING_TO_API_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
 }
 """Settings that keep Prefect to itself, unless the environment says otherwise."""
 
+QUIET = {
+    **PRIVATE,
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # failures are told by the command line, traces are in run.log
+    "PREFECT_LOGGING_TO_API_ENABLED": "false",
+}
+"""The same for commands that tell of runs themselves."""
+
 
 class ServerError(Exception):
-    """The local server did not start."""
+    """A server on this machine did not start, or does not stop."""
 
 
-class LocalServer:
-    """A Prefect server in a child process.
+class Server:
+    """Where a Prefect server on this machine listens.
 
     Args:
-        home: folder of its database, the ``PREFECT_HOME``.
+        port: of the API.
+        log: where to look if it does not answer.
     """
 
-    def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
-        self._log = home / "server.log"
-        with socket.create_server(("127.0.0.1", 0)) as listener, self._log.open("wb") as log:
-            self.port: int = listener.getsockname()[1]
-            script = Path(__file__).with_name("server_process.py")
-            self._process = subprocess.Popen(
-                # -P: the folder of the script must not come first among the places to import from.
-                [sys.executable, "-P", str(script), str(listener.fileno()), str(os.getpid())],
-                pass_fds=[listener.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for this process, which then stops the child
-                env={
-                    **os.environ,
-                    "PREFECT_HOME": str(home),
-                    "PREFECT_UI_ENABLED": "false",
-                    "PREFECT__SERVER_EPHEMERAL": "1",
-                    "PREFECT__SERVER_FINAL": "1",
-                },
-            )
+    def __init__(self, port: int, log: Path) -> None:
+        self.port = port
+        self._log = log
 
     @property
     def url(self) -> str:
         """The address of the API."""
-        return f"http://127.0.0.1:{self.port}/api"
+        return f"http://{HOST}:{self.port}/api"
 
     def wait(self) -> None:
         """Return when the server answers.
@@ -72,17 +64,38 @@ class LocalServer:
         Raises:
             ServerError: if it stopped, or does not answer within two minutes.
         """
-        # The socket listens since before the child began, so that this call simply waits its turn.
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=START_SECONDS)
+        # The socket listens since before the process began, so that this call simply waits its turn.
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=START_SECONDS)
         try:
             connection.request("GET", "/api/health")
             status = connection.getresponse().status
         except OSError as error:
-            raise ServerError(f"the local Prefect server did not start ({error}); see {self._log}") from error
+            raise ServerError(
+                f"the local Prefect server does not answer ({error}); see {self._log}"
+            ) from error
         finally:
             connection.close()
         if status != http.HTTPStatus.OK:
             raise ServerError(f"the local Prefect server answers with status {status}; see {self._log}")
+
+
+class LocalServer(Server):
+    """A Prefect server in a child process, which ends with this one.
+
+    Args:
+        home: folder of its database, the ``PREFECT_HOME``.
+        plans: whether it plans the runs of schedules, as one that stays up does.
+    """
+
+    def __init__(self, home: Path, *, plans: bool = False) -> None:
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log = home / "server.log"
+        environment = {"PREFECT_HOME": str(home), "PREFECT_UI_ENABLED": "false"}
+        if not plans:
+            environment["PREFECT__SERVER_EPHEMERAL"] = "1"
+        with free_port() as listener, log.open("wb") as file:
+            super().__init__(listener.getsockname()[1], log)
+            self._process = server_process(listener, str(os.getpid()), log=file, environment=environment)
 
     def stop(self) -> None:
         """End the server, in a second at most: its database survives worse than a kill."""
@@ -94,25 +107,128 @@ class LocalServer:
             self._process.wait()
 
 
-@contextlib.contextmanager
-def prefect_api(out: Path) -> Iterator[LocalServer | None]:
-    """Set the environment for Prefect, start a server unless ``PREFECT_API_URL`` names one, end it after.
+def free_port() -> socket.socket:
+    """Return a socket that listens on a port that nobody else uses, for this machine alone."""
+    return socket.create_server((HOST, 0))
 
-    The database lies in ``PREFECT_HOME``, or else in ``.prefect`` of the folder of runs.
+
+def server_process(
+    listener: socket.socket,
+    *arguments: str,
+    log: BinaryIO,
+    environment: dict[str, str],
+    kept: tuple[int, ...] = (),
+) -> subprocess.Popen[bytes]:
+    """Return the process of a server that has just begun; see `flows.server_process`.
+
+    Args:
+        listener: the socket that it serves.
+        arguments: how long it lives.
+        log: where its output goes.
+        environment: changes of this process's.
+        kept: further descriptors that it inherits.
+    """
+    return subprocess.Popen(
+        # -P: the folder of the script must not come first among the places to import from.
+        [sys.executable, "-P", str(SCRIPT), str(listener.fileno()), *arguments],
+        pass_fds=[listener.fileno(), *kept],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,  # Ctrl-C is for this process, which then stops the child
+        env={**os.environ, **environment, "PREFECT__SERVER_FINAL": "1"},
+    )
+
+
+def prefect_home(out: Path, settings: Mapping[str, str] = QUIET) -> Path:
+    """Set what keeps Prefect to itself, and return the folder of its database.
+
+    That is ``PREFECT_HOME``, or else ``.prefect`` in the folder of runs.
     """
     home = Path(os.environ.setdefault("PREFECT_HOME", str((out / ".prefect").resolve())))
-    for name, value in QUIET.items():
+    for name, value in settings.items():
         os.environ.setdefault(name, value)
+    return home
+
+
+@contextlib.contextmanager
+def prefect_api(out: Path, *, plans: bool = False) -> Iterator[Server | None]:
+    """Have a Prefect API in the environment: that of ``PREFECT_API_URL``, the staying server's, or an own one.
+
+    A server that comes out must be waited for; None is given where the environment names one.
+    ``plans`` says whether schedules must have an effect there.
+    """
+    from flows.staying_server import find_server
+
+    home = prefect_home(out)
     if os.environ.get("PREFECT_API_URL"):
         yield None
         return
-    server = LocalServer(home)
-    os.environ["PREFECT_API_URL"] = server.url
-    # A proxy of the outer world knows nothing of a server on this machine.
-    for name in ("NO_PROXY", "no_proxy"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1"]))
+    staying = find_server(home)
+    if staying is not None:
+        with _in_environment(staying, staying.password):
+            yield staying
+        return
+    password = new_password()
+    with _environment(PREFECT_SERVER_API_AUTH_STRING=password):
+        server = LocalServer(home, plans=True) if plans else LocalServer(home)
     try:
-        yield server
+        with _in_environment(server, password):
+            yield server
     finally:
         server.stop()
-        del os.environ["PREFECT_API_URL"]
+
+
+@contextlib.contextmanager
+def lasting_api(out: Path, settings: Mapping[str, str] = QUIET) -> Iterator[None]:
+    """Have a Prefect API in the environment that is still there when this process is not.
+
+    Raises:
+        InputError: if there is none.
+    """
+    from flows.staying_server import find_server
+    from sciml_discover.errors import InputError
+
+    home = prefect_home(out, settings)
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    staying = find_server(home)
+    if staying is None:
+        raise InputError(
+            "no Prefect server that stays up",
+            where=str(home),
+            expected="one that was started there, or the address of another in PREFECT_API_URL",
+            do=f"Start one: `sciml-discover server start --out {out}`.",
+        )
+    staying.wait()
+    with _in_environment(staying, staying.password):
+        yield
+
+
+def new_password() -> str:
+    """Return what a new server asks of its clients: other users of this machine can reach its port."""
+    return f"sciml-discover:{secrets.token_urlsafe(18)}"
+
+
+@contextlib.contextmanager
+def _in_environment(server: Server, password: str) -> Iterator[None]:
+    # A proxy of the outer world knows nothing of a server on this machine.
+    direct = {name: ",".join(filter(None, [os.environ.get(name), HOST])) for name in ("NO_PROXY", "no_proxy")}
+    with _environment(PREFECT_API_URL=server.url, PREFECT_API_AUTH_STRING=password, **direct):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(**changes: str) -> Iterator[None]:
+    """Change environment variables for as long as the context lasts."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

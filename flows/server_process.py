@@ -1,19 +1,23 @@
-"""The process of the local Prefect server. It dies with the process that started it.
+"""The process of a Prefect server on this machine.
 
-Run as a script with two arguments: the number of the listening socket that it inherits, and the
-process id of its parent.
+Run as a script with two or three arguments: the number of the listening socket that it inherits, and
+either the process id of its parent, with which it dies, or ``stay`` and the file in which it says
+where it listens for as long as it does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
+import json
 import os
 import signal
 import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +49,34 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def serve(descriptor: int) -> None:
-    """Serve the Prefect API on an inherited listening socket until told to stop."""
+def detach() -> None:
+    """Go on in a process that is nobody's child, so that nobody has to wait for its end."""
+    if os.fork():
+        os._exit(0)
+
+
+@contextlib.contextmanager
+def recorded(listener: socket.socket, record: Path) -> Iterator[None]:
+    """Say in a file, which only its owner can read, where this process listens, until it is told to stop."""
+    os.umask(0o077)  # for the database and the log as well
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    content = {
+        "host": socket.gethostname(),
+        "port": listener.getsockname()[1],
+        "password": os.environ["PREFECT_SERVER_API_AUTH_STRING"],
+        "process": os.getpid(),
+    }
+    temporary = record.with_suffix(".new")
+    try:
+        temporary.write_text(json.dumps(content))
+        temporary.replace(record)
+        yield
+    finally:
+        record.unlink(missing_ok=True)
+
+
+def serve(listener: socket.socket) -> None:
+    """Serve the Prefect API on a listening socket until told to stop."""
     # Only one server at a time may bring a fresh database into shape.
     lock = (Path(os.environ["PREFECT_HOME"]) / "server-start.lock").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -57,14 +87,25 @@ def serve(descriptor: int) -> None:
             await super().startup(sockets)
             lock.close()
 
-    # A client that computes for minutes must find its connection as it left it: when the server
-    # closes one while a request is on its way, the client's retries can take a minute.
-    patience = {"timeout_keep_alive": 24 * 3600}
-    config: dict[str, Any] = {"factory": True, "log_level": "error", "lifespan": "on", **patience}
+    config: dict[str, Any] = {
+        "factory": True,
+        "log_level": "error",
+        "lifespan": "on",
+        # A client that computes for minutes must find its connection as it left it: when the server
+        # closes one while a request is on its way, the client's retries can take a minute.
+        "timeout_keep_alive": 24 * 3600,
+        "timeout_graceful_shutdown": 3,
+    }
     server = Server(uvicorn.Config("prefect.server.api.server:create_app", **config))
-    server.run(sockets=[socket.socket(fileno=descriptor)])
+    server.run(sockets=[listener])
 
 
 if __name__ == "__main__":
-    die_with(int(sys.argv[2]))
-    serve(int(sys.argv[1]))
+    inherited = socket.socket(fileno=int(sys.argv[1]))
+    if sys.argv[2] == "stay":
+        detach()
+        with recorded(inherited, Path(sys.argv[3])):
+            serve(inherited)
+    else:
+        die_with(int(sys.argv[2]))
+        serve(inherited)

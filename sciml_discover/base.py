@@ -30,7 +30,15 @@ class Options(pydantic.BaseModel):
         use_attribute_docstrings=True,
         allow_inf_nan=False,
         protected_namespaces=(),
+        # In a form each field is called as in the file, also where its type has a title of its own.
+        field_title_generator=lambda name, field: field.alias or name,
     )
+
+    def says(self, name: str) -> bool:
+        """Return whether a field was given anything but its default, which a form fills in."""
+        return bool(
+            getattr(self, name) != type(self).model_fields[name].get_default(call_default_factory=True)
+        )
 
 
 @dataclass(frozen=True)

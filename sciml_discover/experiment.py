@@ -85,6 +85,31 @@ class Experiment(Options):
             )
 
 
+class Changes(Options):
+    """Parts of an experiment that take the place of those in its file, each as a whole."""
+
+    model_config = pydantic.ConfigDict(validate_by_name=True, validate_by_alias=True)
+
+    seed: pydantic.NonNegativeInt | None = None
+    """The seed of everything random that has none of its own."""
+    data: DataOptions | None = None
+    """The measurements. Files are relative to the folder of the experiment."""
+    system: SystemOptions | None = None
+    """The known physics and its holes."""
+    train: TrainOptions | None = None
+    """How the networks in the holes are trained."""
+    regress: RegressOptions | None = None
+    """How what they learnt becomes sparse laws."""
+    select: SelectOptions | None = None
+    """How laws are refitted and chosen."""
+    validate_: ValidateOptions | None = pydantic.Field(default=None, alias="validate")
+    """How the choice is judged."""
+
+    def tables(self) -> dict[str, Any]:
+        """Return the parts that there are, as they would stand in the file."""
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True)
+
+
 @dataclass(frozen=True)
 class LoadedExperiment:
     """An experiment and where it comes from.
@@ -109,12 +134,15 @@ class LoadedExperiment:
         return cls(experiment, Path(folder).resolve(), name, to_toml(table))
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> LoadedExperiment:
+def load_experiment(
+    path: str | Path, overrides: Sequence[str] = (), changes: Changes | None = None
+) -> LoadedExperiment:
     """Return the experiment that a TOML file describes.
 
     Args:
         path: the file.
         overrides: texts such as ``"train.starts=4"``, applied in order; values are TOML, or bare words.
+        changes: parts that take the place of the file's, before the overrides.
 
     Raises:
         InputError: at the first thing that is wrong, with the file, the table and the key.
@@ -122,9 +150,11 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> LoadedEx
     file = str(path)
     text = _read_text(Path(path), file)
     document = _parse(text, file)
+    tables = {} if changes is None else changes.tables()
+    document.update(tables)
     for override in overrides:
         _apply(document, override)
-    if overrides:
+    if overrides or tables:
         text = to_toml(document)
     location = Path(path).resolve()
     name = location.parent.name if location.name == "experiment.toml" else location.stem

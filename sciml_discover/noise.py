@@ -49,7 +49,7 @@ class NoiseOptions(Options):
         given = [name for name in LEVELS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both given; give one of them")
-        if "floor" in self.model_fields_set and not self.is_per_value:
+        if self.says("floor") and not self.is_per_value:
             raise ValueError('floor is given, but no noise per value; give value = ..., or kind = "value"')
         return self
 

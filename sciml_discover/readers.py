@@ -151,7 +151,7 @@ class DataOptions(Options):
                 )
             return self
         for key in ("time", "trajectory"):
-            if key in self.model_fields_set:
+            if self.says(key):
                 raise InputError(
                     f"{key} = {getattr(self, key)!r} beside [data.synthetic]",
                     where="[data]",

@@ -375,6 +375,11 @@ STAGES: tuple[Stage, ...] = (
 """The stages in the order in which they run."""
 
 
+def determined_by(loaded: LoadedExperiment, device: Device) -> str:
+    """Return the digest of everything that determines the results of all stages, data included."""
+    return make_key([[stage.name, stage.version, stage.options(loaded, device)] for stage in STAGES])
+
+
 @dataclass(frozen=True)
 class StageOutcome:
     """How one stage of a run went.

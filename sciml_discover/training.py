@@ -84,7 +84,7 @@ class TrainOptions(Options):
     def _one_schedule_that_fits_the_equation(self) -> TrainOptions:
         if not self.stages:
             return self
-        if "preset" in self.model_fields_set:
+        if self.says("preset"):
             raise ValueError(f"preset = {self.preset!r} beside stages; remove one of them")
         if isinstance(self.stages[-1].objective, DerivativeMatching):
             raise ValueError(

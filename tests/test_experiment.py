@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sciml_discover.errors import InputError, NotYetError
-from sciml_discover.experiment import Experiment, LoadedExperiment, load_experiment
+from sciml_discover.experiment import Changes, Experiment, LoadedExperiment, load_experiment
 from sciml_discover.readers import prepare_data
 from sciml_discover.system import System
 from sciml_discover.toml_writer import to_toml
@@ -136,6 +136,36 @@ def test_overrides_apply_in_order_and_are_in_the_text(tmp_path: Path) -> None:
     assert experiment.system.states["x"].positive
     again = load_experiment(write(tmp_path, loaded.text, "again.toml"))
     assert again.experiment == experiment
+
+
+def test_changes_take_the_place_of_whole_parts_before_the_overrides(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "[train]\nstarts = 2\nkeep = 0.5\n")
+    changes = Changes.model_validate({"train": {"starts": 3}, "validate": {"whiteness_p": 0.01}})
+    loaded = load_experiment(path, ["train.starts=4"], changes)
+    assert (loaded.experiment.train.starts, loaded.experiment.train.keep) == (4, 1.0)
+    assert loaded.experiment.validate_.whiteness_p == 0.01
+    assert tomllib.loads(loaded.text)["train"] == {"starts": 4}
+    unchanged = load_experiment(path, (), Changes())
+    assert unchanged.text == path.read_text()
+    with pytest.raises(InputError, match="hole"):
+        load_experiment(path, (), Changes.model_validate({"regress": {"holes": {"nowhere": {}}}}))
+
+
+def test_changes_have_the_parts_of_an_experiment() -> None:
+    parts = dict(Experiment.model_fields)
+    del parts["title"]
+    assert list(Changes.model_fields) == list(parts)
+    assert [field.alias for field in Changes.model_fields.values()] == [
+        field.alias for field in parts.values()
+    ]
+
+
+def test_a_form_may_fill_in_every_default(tmp_path: Path) -> None:
+    plain = load_experiment(write(tmp_path)).experiment
+    parts = plain.model_dump(mode="json", by_alias=True, exclude={"title"})
+    filled = load_experiment(write(tmp_path), (), Changes.model_validate(parts))
+    assert filled.experiment == plain
+    assert load_experiment(write(tmp_path, filled.text, "again.toml")).experiment == plain
 
 
 def test_overrides_reach_into_lists(tmp_path: Path) -> None:

@@ -513,8 +513,8 @@ def test_stages_that_never_meet_the_equation_are_a_mistake() -> None:
     with pytest.raises(ValueError, match="never solves the equation; append"):
         TrainOptions(stages=(shooting, matching))
     assert TrainOptions(stages=(matching, shooting)).preset == "auto"
-    with pytest.raises(ValueError, match=r"preset = 'auto' beside stages; remove one"):
-        TrainOptions(preset="auto", stages=(shooting,))
+    with pytest.raises(ValueError, match=r"preset = 'single_shooting' beside stages; remove one"):
+        TrainOptions(preset="single_shooting", stages=(shooting,))
 
 
 def test_segments_longer_than_the_series_are_a_mistake_before_anything_is_computed() -> None:

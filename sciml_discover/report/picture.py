@@ -1,4 +1,4 @@
-"""The first figure of a report as an image file of its own."""
+"""The first figure of a report as an image of its own."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from sciml_discover.errors import InputError
 from sciml_discover.report.figures import COLOURS
 
 
-def save_picture(run: str | Path, path: str | Path) -> None:
-    """Write the overview of a run, on a white ground, as an SVG file.
+def picture(run: str | Path) -> str:
+    """Return the overview of a run, on a white ground, as SVG.
 
     Args:
         run: the folder of a finished run.
-        path: the file to write.
 
     Raises:
         InputError: if the run has no report with that figure.
@@ -37,4 +36,17 @@ def save_picture(run: str | Path, path: str | Path) -> None:
     ground = f'<rect width="100%" height="100%" style="fill: {COLOURS["paper"]}"/>'
     head, _, rest = text.partition(">")
     head = head.replace("<svg", '<svg xmlns="http://www.w3.org/2000/svg"', 1)
-    Path(path).write_text(f"{head}>\n {ground}{rest}\n", encoding="utf-8")
+    return f"{head}>\n {ground}{rest}\n"
+
+
+def save_picture(run: str | Path, path: str | Path) -> None:
+    """Write the overview of a run, on a white ground, as an SVG file.
+
+    Args:
+        run: the folder of a finished run.
+        path: the file to write.
+
+    Raises:
+        InputError: if the run has no report with that figure.
+    """
+    Path(path).write_text(picture(run), encoding="utf-8")

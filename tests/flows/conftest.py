@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.server import QUIET, LocalServer
+from flows.staying_server import StayingServer, start_server
 
 # Prefect reads its settings when it is imported, which the test modules do.
 _FOLDER = tempfile.TemporaryDirectory(prefix="prefect-home-")
@@ -37,3 +39,33 @@ def api(prefect_home: Path) -> Iterator[str]:
     with temporary_settings({PREFECT_API_URL: server.url}):
         yield server.url
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def staying(prefect_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StayingServer]:
+    """A server that stays up, and plans schedules, until the last test has ended."""
+    home = tmp_path_factory.mktemp("staying-home")
+    with sqlite3.connect(prefect_home / "prefect.db") as ready, sqlite3.connect(home / "prefect.db") as copy:
+        ready.backup(copy)
+    ready.close()
+    copy.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS", "0.5")
+        server, begun = start_server(home)
+    assert begun
+    try:
+        yield server
+    finally:
+        server.stop()
+    assert not (home / "staying-server.json").exists()
+
+
+@pytest.fixture
+def lasting(staying: StayingServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[StayingServer]:
+    """The same server as the one that commands and Prefect in this process use."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("PREFECT_API_URL", staying.url)
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", staying.password)
+    with temporary_settings({PREFECT_API_URL: staying.url, PREFECT_API_AUTH_STRING: staying.password}):
+        yield staying

@@ -45,8 +45,10 @@ def result_of(state: State) -> DiscoveryResult:
     return DiscoveryResult.from_file(Path(state.result()))
 
 
-def test_every_stage_has_its_task() -> None:
+def test_every_stage_has_its_task_and_can_be_chosen_in_the_form() -> None:
     assert list(TASKS) == NAMES
+    choices = discover.parameters.properties["from_stage"]["anyOf"]
+    assert [choice.get("enum") for choice in choices] == [NAMES, None]
 
 
 def test_the_api_shows_what_the_result_says(call: dict[str, Any], verbs: FakeVerbs) -> None:

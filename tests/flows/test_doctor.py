@@ -155,3 +155,27 @@ def test_a_real_server_starts_here(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
     assert doctor.check_server(tmp_path).found.startswith("an own local server starts in ")
+
+
+@pytest.mark.usefixtures("lasting")
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_schedule_is_tried_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.client.orchestration import get_client
+
+    assert doctor.check_schedule(tmp_path).found.startswith("a schedule would fire: planned in ")
+    with get_client(sync_client=True) as client:
+        assert not [one for one in client.read_deployments() if one.name.startswith("doctor")]
+        assert not [flow for flow in client.read_flows() if flow.name == "doctor"]
+    monkeypatch.setattr("flows.deployments.a_schedule_fires", lambda: False)
+    silent = doctor.check_schedule(tmp_path)
+    assert "does not plan" in silent.found
+    assert silent.do
+
+
+def test_a_schedule_that_cannot_be_tried_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> bool:
+        raise RuntimeError("no such table")
+
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    monkeypatch.setattr("flows.deployments.a_schedule_fires", refuse)
+    assert "RuntimeError: no such table" in doctor.check_schedule(tmp_path).found
