@@ -1,0 +1,58 @@
+"""What the tests of faults share, and the count of faults tried and survived."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.counts import Counts, document
+from tests.faults.zygote import Zygote
+
+COUNTS = pytest.StashKey[Counts]()
+FIGURES = pytest.StashKey[dict[str, Any]]()
+
+WARM = ("torch", "sympy", "scipy.integrate", "pysindy", "matplotlib.figure", "jinja2", "sciml_discover.report")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[COUNTS], config.stash[FIGURES] = Counts(), {}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report: pytest.TestReport = yield  # type: ignore[assignment]
+    marker = item.get_closest_marker("faults")
+    if marker is not None and marker.args:
+        item.config.stash[COUNTS].add(marker.args[0], item.nodeid, report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    counts = config.stash[COUNTS]
+    if not counts:
+        return
+    terminalreporter.section(f"faults, {config.getoption('--faults')}")
+    for row in counts.rows():
+        terminalreporter.write_line(f"{row['survived']:4d} of {row['tried']:4d} survived: {row['fault']}")
+    file = config.getoption("--faults-json")
+    if file:
+        content = document(counts, config.getoption("--faults"), config.stash[FIGURES])
+        Path(file).write_text(json.dumps(content, indent=1) + "\n")
+
+
+@pytest.fixture(scope="session")
+def figures(request: pytest.FixtureRequest) -> dict[str, Any]:
+    """What is measured beside, for the JSON document."""
+    return request.config.stash[FIGURES]
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    """Runs of all stages without the time that imports take."""
+    zygote = Zygote(tmp_path_factory.mktemp("warm"), WARM)
+    yield zygote
+    zygote.close()

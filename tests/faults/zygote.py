@@ -1,0 +1,166 @@
+"""A process that has imported everything slow, and forks one child per request: runs without start-up.
+
+It reads requests as JSON lines on stdin and answers each with one on stdout. Run as a module; `Zygote` is its other end.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MOST_MEMORY = 8 * 2**30
+"""Address space of a child, so that a test that fails does not take the machine with it."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a child ended.
+
+    Attributes:
+        status: its exit status; minus the signal that ended it.
+        seconds: from the fork to its end.
+        peak: most resident memory, in bytes.
+        out: what it wrote to stdout.
+        err: what it wrote to stderr.
+    """
+
+    status: int
+    seconds: float
+    peak: int
+    out: str
+    err: str
+
+
+class Zygote:
+    """The process, and what asks it for runs.
+
+    Args:
+        folder: where children's output goes.
+        modules: what is imported before the first fork.
+        environment: beside that of this process.
+    """
+
+    def __init__(
+        self, folder: Path, modules: Sequence[str], environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._folder = folder
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.zygote", *modules],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, **threads, "MPLBACKEND": "Agg", "COLUMNS": "200", **(environment or {})},
+        )
+
+    def call(
+        self,
+        function: str,
+        *arguments: Any,
+        kill_after: float | None = None,
+        limit: float = 120.0,
+        **keywords: Any,
+    ) -> Ended:
+        """Call a function of `tests.faults.children` in a child, and return how that ended.
+
+        Args:
+            function: its name.
+            arguments: JSON.
+            kill_after: seconds until SIGKILL; None: it is left alone.
+            limit: seconds until it is killed because something is wrong.
+            keywords: JSON.
+        """
+        request = {
+            "function": function,
+            "arguments": arguments,
+            "keywords": keywords,
+            "seconds": limit if kill_after is None else kill_after,
+            "folder": str(self._folder),
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._process.stdout.readline())
+        out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
+        return Ended(**answer, out=out, err=err)
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.communicate(timeout=30)
+
+
+def _fork(request: dict[str, Any]) -> dict[str, Any]:
+    """Run one request in a child of this process."""
+    begun = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        _redirect(Path(request["folder"]))
+        function = getattr(importlib.import_module("tests.faults.children"), request["function"])
+        os._exit(_status(lambda: function(*request["arguments"], **request["keywords"])))
+    end, done, status, usage = begun + request["seconds"], 0, 0, None
+    while not done:
+        done, status, usage = os.wait4(child, os.WNOHANG)
+        if not done and time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            done, status, usage = os.wait4(child, 0)
+        time.sleep(0.001)
+    assert usage is not None
+    return {
+        "status": os.waitstatus_to_exitcode(status),
+        "seconds": time.monotonic() - begun,
+        "peak": usage.ru_maxrss * 1024,
+    }
+
+
+def _redirect(folder: Path) -> None:
+    for descriptor, name in ((1, "out"), (2, "err")):
+        file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        os.dup2(file, descriptor)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+
+
+def _status(call: Callable[[], object]) -> int:
+    """Return the exit status that the call would give its process, as `sys.exit` has it."""
+    try:
+        call()
+    except SystemExit as end:
+        code = end.code
+        return code if isinstance(code, int) else int(code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def main(modules: Sequence[str]) -> None:
+    """Import, then answer requests until stdin ends."""
+    importlib.import_module("tests.faults.children")
+    for name in modules:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        answer = json.dumps(_fork(json.loads(line)))
+        sys.__stdout__.write(answer + "\n")  # type: ignore[union-attr]
+        sys.__stdout__.flush()  # type: ignore[union-attr]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
