@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -129,8 +130,8 @@ def check_law_options(options: LawOptions, missing: Mapping[str, Sequence[str]])
                 do=did_you_mean(name, missing),
             )
     together = [name for group in options.shared for name in group]
-    for name in together:
-        if together.count(name) > 1:
+    for name, times in Counter(together).items():
+        if times > 1:
             raise InputError(
                 f"the hole {name!r} more than once",
                 where="[regress] shared",

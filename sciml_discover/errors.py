@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 400
+"""Most characters of each part of a message: what was found can be of any length."""
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 class SciMLDiscoverError(Exception):
@@ -26,8 +32,15 @@ class InputError(SciMLDiscoverError):
 
     def __init__(self, found: str, *, where: str, expected: str, do: str = "") -> None:
         self.found, self.where, self.expected, self.do = found, where, expected, do
+        where, found, expected, do = map(_in_one_line, (where, found, expected, do))
         text = f"{where}: found {found}; expected {expected}."
         super().__init__(f"{text} {do}" if do else text)
+
+
+def _in_one_line(text: str) -> str:
+    """Return a text without what could move a terminal's cursor or turn its writing around, shortened."""
+    text = text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 class NotYetError(InputError):

@@ -15,7 +15,7 @@ from typing import Any
 
 import pydantic
 
-from sciml_discover.base import Options
+from sciml_discover.base import Options, Seed
 from sciml_discover.constraints import check_law_options
 from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.option_errors import name_file, to_input_error
@@ -27,6 +27,15 @@ from sciml_discover.toml_writer import to_toml
 from sciml_discover.training import TrainOptions
 from sciml_discover.validation import ValidateOptions
 
+MOST_BYTES = 2**20
+"""Largest experiment file: 1 MiB."""
+
+DEEPEST = 64
+"""Deepest nesting of tables and lists, and most parts of a dotted key."""
+
+_LONG_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)""" + f"{{{DEEPEST}}}"
+)
 _BARE_WORD = re.compile(r"[A-Za-z_][\w./-]*")
 
 
@@ -37,7 +46,7 @@ class Experiment(Options):
 
     title: str = pydantic.Field(min_length=1, max_length=200)
     """What is investigated, for people."""
-    seed: pydantic.NonNegativeInt = 0
+    seed: Seed = 0
     """The seed of everything random that has none of its own."""
     data: DataOptions
     """The measurements."""
@@ -133,7 +142,18 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> LoadedEx
 
 def _read_text(path: Path, file: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError("a pipe, socket or device", where=file, expected="a plain file")
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(
+                f"more than {MOST_BYTES} bytes",
+                where=file,
+                expected="an experiment file, which is text of a few kilobytes",
+                do="Put data into files of their own.",
+            )
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise InputError(
             f"bytes that are not text (at byte {error.start + 1})",
@@ -159,14 +179,38 @@ def _read_text(path: Path, file: str) -> str:
 
 def _parse(text: str, file: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "too deeply nested"
+        if _LONG_KEY.search(text):
+            # The time that the parser takes grows with the square of that length.
+            raise RecursionError
+        document = tomllib.loads(text)
+        _check_depth(document)
+    except (ValueError, RecursionError) as error:
+        # Whole numbers of thousands of digits are a ValueError, too.
+        reason = str(error) if isinstance(error, ValueError) else "too deeply nested"
         raise InputError(
             f"text that is not TOML ({reason})",
             where=file,
             expected='tables such as [data] and keys such as title = "..."',
         ) from error
+    return document
+
+
+def _check_depth(document: dict[str, Any]) -> None:
+    """Refuse what would exhaust the stack of whoever walks through it.
+
+    Raises:
+        RecursionError: tables and lists are nested too deeply.
+    """
+    level: list[Any] = [document]
+    for _ in range(DEEPEST):
+        tables = [item for item in level if isinstance(item, dict)]
+        lists = [item for item in level if isinstance(item, list)]
+        level = [value for table in tables for value in table.values()] + [
+            value for one in lists for value in one
+        ]
+        if not level:
+            return
+    raise RecursionError
 
 
 def _validate(document: dict[str, Any], file: str) -> Experiment:
@@ -222,7 +266,8 @@ def _override_value(raw: str, where: str) -> Any:
         return raw
     try:
         parsed = tomllib.loads(f"value = {raw}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+        _check_depth(parsed)
+    except (ValueError, RecursionError):
         parsed = {}
     if parsed.keys() != {"value"}:
         raise InputError(

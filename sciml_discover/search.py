@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options, Progress, Watch
+from sciml_discover.base import Count, Options, Progress, Watch
 from sciml_discover.constraints import Constraints
 from sciml_discover.criterion import Criterion, misfit_p_value
 from sciml_discover.library import Library
@@ -37,9 +37,9 @@ class SearchOptions(Options):
 
     rounds: int = pydantic.Field(default=8, ge=0, le=100)
     """Most rounds of moves: terms added, dropped and swapped, in any hole."""
-    parents: pydantic.PositiveInt = 4
+    parents: Count = 4
     """Best laws whose neighbours are looked at in a round."""
-    moves: pydantic.PositiveInt = 6
+    moves: Count = 6
     """Terms to add, and swaps, that are tried of each law."""
     widen: int = pydantic.Field(default=3, ge=1, le=20)
     """Factor of parents and moves for a second search where the best law does not fit the data."""

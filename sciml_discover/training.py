@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import numpy as np
 import pydantic
@@ -56,10 +56,14 @@ PARAMETER_PRIOR = 0.1
 it keeps them from running away, and their uncertainty finite."""
 
 
+Width = Annotated[int, pydantic.Field(ge=1, le=1024)]
+"""Units of one hidden layer."""
+
+
 class NetworkOptions(Options):
     """Shape and prior of the network in each hole."""
 
-    hidden: tuple[pydantic.PositiveInt, ...] = (5, 5)
+    hidden: tuple[Width, ...] = pydantic.Field(default=(5, 5), max_length=8)
     """Widths of the hidden layers."""
     prior: pydantic.PositiveFloat = 0.3
     """Strength of the Gaussian prior on the weights: one over their standard deviation; where it begins, for objectives

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,15 @@ from tests.faults.zygote import Zygote
 COUNTS = pytest.StashKey[Counts]()
 FIGURES = pytest.StashKey[dict[str, Any]]()
 
-WARM = ("torch", "sympy", "scipy.integrate", "pysindy", "matplotlib.figure", "jinja2", "sciml_discover.report")
+WARM = (
+    "torch",
+    "sympy",
+    "scipy.integrate",
+    "pysindy",
+    "matplotlib.figure",
+    "jinja2",
+    "sciml_discover.report",
+)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -23,8 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    report: pytest.TestReport = yield  # type: ignore[assignment]
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
     marker = item.get_closest_marker("faults")
     if marker is not None and marker.args:
         item.config.stash[COUNTS].add(marker.args[0], item.nodeid, report)

@@ -38,9 +38,7 @@ class Counts:
         found: dict[str, list[bool]] = {}
         for test, survived in self._survived.items():
             found.setdefault(self._kinds[test], []).append(survived)
-        return [
-            {"fault": kind, "tried": len(each), "survived": sum(each)} for kind, each in found.items()
-        ]
+        return [{"fault": kind, "tried": len(each), "survived": sum(each)} for kind, each in found.items()]
 
 
 def document(counts: Counts, form: str, figures: dict[str, Any]) -> dict[str, Any]:

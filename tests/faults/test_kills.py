@@ -28,7 +28,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in counts.keys() & set(metafunc.fixturenames):
         generator = random.Random(name)
         moments = [generator.random() for _ in range(counts[name])]
-        metafunc.parametrize(name, moments, ids=[f"{number}-{moment:.3f}" for number, moment in enumerate(moments)])
+        metafunc.parametrize(
+            name, moments, ids=[f"{number}-{moment:.3f}" for number, moment in enumerate(moments)]
+        )
 
 
 @pytest.fixture(scope="module")

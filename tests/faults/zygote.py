@@ -1,6 +1,7 @@
 """A process that has imported everything slow, and forks one child per request: runs without start-up.
 
-It reads requests as JSON lines on stdin and answers each with one on stdout. Run as a module; `Zygote` is its other end.
+It is run as a module, reads requests as JSON lines on stdin and answers each with one on stdout; `Zygote` is its other
+end.
 """
 
 from __future__ import annotations
