@@ -8,6 +8,7 @@ to show something.
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -102,21 +103,18 @@ def exits(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        from sciml_discover.errors import InputError
-
         try:
             status = command(*args, **kwargs)
-        except InputError as error:
-            _complain(str(error))
-            status = WRONG_INPUT
-        except KeyboardInterrupt:
-            _complain("interrupted")
+        except KeyboardInterrupt as error:
+            _complain(str(error) or "interrupted")
             status = INTERRUPTED
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except Exception as error:
-            _complain(f"{type(error).__name__}: {error}")
-            status = FAILED
+            from sciml_discover.errors import InputError, failure_message
+
+            _complain(failure_message(error))
+            status = WRONG_INPUT if isinstance(error, InputError) else FAILED
         raise typer.Exit(status)
 
     return wrapped
@@ -507,7 +505,15 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Start the command line."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            # Whoever presses Ctrl-C does not want to wait for the threads of Prefect and torch.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)
+        raise
 
 
 if __name__ == "__main__":

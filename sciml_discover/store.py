@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,6 +141,10 @@ class Store:
     def checkpoint(self, stage: str, key: str) -> Path:
         """Return the folder in which work on a stage's key writes down how far it is; it need not exist."""
         return self.root / "checkpoints" / f"{stage}-{key}"
+
+    def remove_checkpoint(self, stage: str, key: str) -> None:
+        """Remove the checkpoint of work whose result is stored: not before, for a kill would lose the work."""
+        shutil.rmtree(self.checkpoint(stage, key), ignore_errors=True)
 
     def reference(self, stage: str, key: str) -> Path:
         """Return the file that names the digest of a key's result."""

@@ -285,7 +285,7 @@ def train(
         device: ``"cpu"`` or ``"cuda"``.
         watch: called with the progress of the iterations.
         checkpoint: a folder for this work alone, in which it writes how far it is; training that was killed goes on
-            from there, to the same result. It is removed at the end.
+            from there, to the same result. Whoever has stored the result removes it.
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
@@ -307,9 +307,7 @@ def train(
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
     batch = _Loop(ude, rows, tuple(stages), options.keep, seed, record, files).run(begin)
-    result = _result(system, ude, rows, batch, record, options)
-    files.remove()
-    return result
+    return _result(system, ude, rows, batch, record, options)
 
 
 class _Record:
