@@ -190,16 +190,17 @@ class Run:
 
     def _with_whole_inputs(self, work: Callable[[], T]) -> T:
         """Return what work on stored results gives; what is lost by then is made anew, and the work begun again."""
-        lost = None
-        for _ in range(MOST_LOSSES):
+        lost, losses = None, 0
+        while True:
             try:
                 if lost is not None:
                     self._renew(lost)
                 return work()
             except LostInputError as error:
-                lost = error
+                lost, losses = error, losses + 1
+                if losses > MOST_LOSSES:
+                    raise
                 self._tell(Progress(error.stage, f"{error}; it is made anew"))
-        return work()
 
     def _renew(self, lost: LostInputError) -> None:
         """Make a lost result again, and before and after it whatever else is not there any more."""
