@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
+from flows.interrupts import keep_interrupts
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
@@ -505,6 +507,7 @@ def _complain(message: str) -> None:
 
 def main() -> None:
     """Start the command line."""
+    keep_interrupts()
     try:
         app()
     except SystemExit as end:

@@ -24,29 +24,29 @@ from tests.faults.zygote import Zygote
 NAMES = [stage.name for stage in STAGES]
 
 
-def truncate(path: Path, _: Path) -> None:
+def truncate(path: Path, _: bytes) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def empty(path: Path, _: Path) -> None:
+def empty(path: Path, _: bytes) -> None:
     path.write_bytes(b"")
 
 
-def flip(path: Path, _: Path) -> None:
+def flip(path: Path, _: bytes) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
-def replace(path: Path, other: Path) -> None:
-    path.write_bytes(other.read_bytes())
+def replace(path: Path, other: bytes) -> None:
+    path.write_bytes(other)
 
 
-def delete(path: Path, _: Path) -> None:
+def delete(path: Path, _: bytes) -> None:
     path.unlink()
 
 
-def lie(path: Path, _: Path) -> None:
+def lie(path: Path, _: bytes) -> None:
     """Say that the header is longer than the file."""
     path.write_bytes((2**62).to_bytes(8, "little") + path.read_bytes()[8:])
 
@@ -66,9 +66,11 @@ def files(out: Path, folder: str) -> dict[str, Path]:
     return {path.parent.name: path for path in (store_in(out).root / folder).glob("*/*")}
 
 
-def damaged(out: Path, stage: str, folder: str, damage: str) -> None:
+def spoil(out: Path, folder: str, damage: str, *stages: str) -> None:
     there = files(out, folder)
-    DAMAGES[damage](there[stage], there[NAMES[NAMES.index(stage) - 1]])
+    contents = [there[name].read_bytes() for name in NAMES]
+    for stage in stages:
+        DAMAGES[damage](there[stage], contents[NAMES.index(stage) - 1])
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_damage_is_noticed_mended_and_told(
     made: Path, copy: Path, verbs: FakeVerbs, stage: str, folder: str, damage: str
 ) -> None:
     before = {name: path.read_bytes() for name, path in files(copy, "artifacts").items()}
-    damaged(copy, stage, folder, damage)
+    spoil(copy, folder, damage, stage)
     result = discover(made / "hares" / "experiment.toml", out=copy)
     assert result.accepted
     assert verbs.calls == [stage]
@@ -121,19 +123,32 @@ def test_damage_is_noticed_mended_and_told(
     assert locks_left(copy) == []
 
 
-@pytest.mark.faults("an artifact of the real stages damaged")
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_of_real_results_is_mended(warm: Zygote, tmp_path: Path, damage: str) -> None:
-    experiment, out = write_logistic(tmp_path / "logistic"), tmp_path / "runs"
-    assert warm.call("run", str(experiment), str(out)).status == 0
-    whole = last_result(out)
-    for stage in NAMES:
-        damaged(out, stage, "artifacts", damage)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "damage_of_all" in metafunc.fixturenames:
+        whole = metafunc.config.getoption("--faults") == "whole"
+        metafunc.parametrize("damage_of_all", list(DAMAGES) if whole else ["flip"])
+
+
+@pytest.fixture(scope="module")
+def really_made(warm: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of the real stages."""
+    folder = tmp_path_factory.mktemp("real")
+    assert warm.call("run", str(write_logistic(folder / "logistic")), str(folder / "runs")).status == 0
+    return folder
+
+
+@pytest.mark.faults("all artifacts of the real stages damaged at once")
+def test_damage_of_all_real_results_is_mended(
+    really_made: Path, warm: Zygote, tmp_path: Path, damage_of_all: str
+) -> None:
+    out = tmp_path / "runs"
+    shutil.copytree(really_made / "runs", out)
+    spoil(out, "artifacts", damage_of_all, *NAMES)
     assert {problem.path.parent.name for problem in verify(out)} == set(NAMES)
-    assert warm.call("run", str(experiment), str(out)).status == 0
+    assert warm.call("run", str(really_made / "logistic" / "experiment.toml"), str(out)).status == 0
     again = last_result(out)
-    assert comparable(again) == comparable(whole)
     assert not any(again["cached"].values())
+    assert comparable(again) == comparable(last_result(really_made / "runs"))
     assert verify(out) == []
 
 
