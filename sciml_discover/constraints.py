@@ -13,7 +13,7 @@ import pydantic
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.expressions import check_expression
-from sciml_discover.library import PLACEHOLDERS, Library, LibraryOptions, build_library
+from sciml_discover.library import PLACEHOLDERS, Library, LibraryOptions, build_library, check_size
 
 if TYPE_CHECKING:
     from sciml_discover.system import System
@@ -175,6 +175,8 @@ def _check_library(options: LibraryOptions, holes: Sequence[Sequence[str]], wher
         check_expression(
             text, [*PLACEHOLDERS, *options.inner], where=f"{where} templates", exponents=options.inner
         )
+    for inputs in holes:
+        check_size(inputs, options, where)
 
 
 def build_libraries(system: System, options: LawOptions) -> list[Library]:

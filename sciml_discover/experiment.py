@@ -33,6 +33,9 @@ MOST_BYTES = 2**20
 DEEPEST = 64
 """Deepest nesting of tables and lists, and most parts of a dotted key."""
 
+MOST_BITS = 1024
+"""Longest whole number."""
+
 _LONG_KEY = re.compile(
     r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)""" + f"{{{DEEPEST}}}"
 )
@@ -133,6 +136,7 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> LoadedEx
     document = _parse(text, file)
     for override in overrides:
         _apply(document, override)
+    _check_depth(document, file)
     if overrides:
         text = to_toml(document)
     location = Path(path).resolve()
@@ -182,8 +186,7 @@ def _parse(text: str, file: str) -> dict[str, Any]:
         if _LONG_KEY.search(text):
             # The time that the parser takes grows with the square of that length.
             raise RecursionError
-        document = tomllib.loads(text)
-        _check_depth(document)
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         # Whole numbers of thousands of digits are a ValueError, too.
         reason = str(error) if isinstance(error, ValueError) else "too deeply nested"
@@ -192,25 +195,28 @@ def _parse(text: str, file: str) -> dict[str, Any]:
             where=file,
             expected='tables such as [data] and keys such as title = "..."',
         ) from error
-    return document
 
 
-def _check_depth(document: dict[str, Any]) -> None:
-    """Refuse what would exhaust the stack of whoever walks through it.
+def _check_depth(document: dict[str, Any], file: str) -> None:
+    """Refuse what would exhaust whoever walks through it or writes it down.
 
     Raises:
-        RecursionError: tables and lists are nested too deeply.
+        InputError: tables and lists are nested too deeply, or a whole number is too long to be written.
     """
     level: list[Any] = [document]
     for _ in range(DEEPEST):
-        tables = [item for item in level if isinstance(item, dict)]
-        lists = [item for item in level if isinstance(item, list)]
-        level = [value for table in tables for value in table.values()] + [
-            value for one in lists for value in one
-        ]
-        if not level:
-            return
-    raise RecursionError
+        inside = [tuple(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [value for item in inside if isinstance(item, tuple | list) for value in item]
+        if any(isinstance(value, int) and value.bit_length() > MOST_BITS for value in level):
+            raise InputError(
+                "a whole number of hundreds of digits",
+                where=file,
+                expected=f"numbers of at most {MOST_BITS} bits",
+            )
+    if level:
+        raise InputError(
+            "tables or lists that are too deeply nested", where=file, expected=f"{DEEPEST} levels"
+        )
 
 
 def _validate(document: dict[str, Any], file: str) -> Experiment:
@@ -228,6 +234,8 @@ def _validate(document: dict[str, Any], file: str) -> Experiment:
 def _apply(document: dict[str, Any], override: str) -> None:
     """Change one value of a document in place."""
     where = f"override {override!r}"
+    if not override.isprintable() and any(0xD800 <= ord(letter) < 0xE000 for letter in override):
+        raise InputError("bytes that are not text", where=where, expected="UTF-8")
     key, equals, raw = override.partition("=")
     words = key.strip().split(".")
     if not equals or not all(word.strip() for word in words):
@@ -266,7 +274,6 @@ def _override_value(raw: str, where: str) -> Any:
         return raw
     try:
         parsed = tomllib.loads(f"value = {raw}")
-        _check_depth(parsed)
     except (ValueError, RecursionError):
         parsed = {}
     if parsed.keys() != {"value"}:
