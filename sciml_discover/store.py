@@ -14,6 +14,7 @@ its owner's alone (mode 0700): measured data lie in it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -30,6 +31,7 @@ from sciml_discover.errors import DamagedArtifactError
 
 T = TypeVar("T")
 
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -163,7 +165,12 @@ class Store:
         """Keep an artifact from being pruned: now, and from now on inside `keeping`."""
         with contextlib.ExitStack() as now:
             kept = now if self._kept is None else self._kept
-            kept.enter_context(locks.hold(self.use_lock(artifact.stage, artifact.digest), shared=True))
+            try:
+                kept.enter_context(locks.hold(self.use_lock(artifact.stage, artifact.digest), shared=True))
+            except OSError as error:
+                # A store that may only be read serves what it has; a loss is noticed where it is read.
+                if error.errno not in _READ_ONLY:
+                    raise
             yield
 
     def _content(self, artifact: Artifact) -> bytes:

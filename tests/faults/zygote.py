@@ -52,15 +52,20 @@ class Zygote:
         folder: where children's output goes.
         modules: what is imported before the first fork.
         environment: beside that of this process.
+        within: words of a command that runs it, such as one that gives it a namespace of its own.
     """
 
     def __init__(
-        self, folder: Path, modules: Sequence[str], environment: Mapping[str, str] | None = None
+        self,
+        folder: Path,
+        modules: Sequence[str],
+        environment: Mapping[str, str] | None = None,
+        within: Sequence[str] = (),
     ) -> None:
         self._folder = folder
         threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.zygote", *modules],
+            [*within, sys.executable, "-m", "tests.faults.zygote", *modules],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -85,51 +90,65 @@ class Zygote:
             limit: seconds until it is killed because something is wrong.
             keywords: JSON.
         """
-        request = {
-            "function": function,
-            "arguments": arguments,
-            "keywords": keywords,
-            "seconds": limit if kill_after is None else kill_after,
-            "folder": str(self._folder),
-        }
+        seconds = limit if kill_after is None else kill_after
+        return self.call_all([(function, arguments, keywords, seconds)])[0]
+
+    def call_all(self, calls: Sequence[tuple[str, Sequence[Any], Mapping[str, Any], float]]) -> list[Ended]:
+        """Call functions in as many children at the same time: names, arguments, keywords, seconds until SIGKILL."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.write(json.dumps({"calls": calls, "folder": str(self._folder)}) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._process.stdout.readline())
-        out, err = ((self._folder / name).read_text(errors="replace") for name in ("out", "err"))
-        return Ended(**answer, out=out, err=err)
+        return [
+            Ended(
+                **answer,
+                out=(self._folder / f"out{number}").read_text(errors="replace"),
+                err=(self._folder / f"err{number}").read_text(errors="replace"),
+            )
+            for number, answer in enumerate(json.loads(self._process.stdout.readline()))
+        ]
 
     def close(self) -> None:
         """End the process."""
         self._process.communicate(timeout=30)
 
 
-def _fork(request: dict[str, Any]) -> dict[str, Any]:
-    """Run one request in a child of this process."""
-    begun = time.monotonic()
+def _fork(
+    function: str, arguments: Sequence[Any], keywords: dict[str, Any], folder: Path, number: int
+) -> int:
+    """Begin a call in a child of this process, and return its id."""
     child = os.fork()
     if child == 0:
-        _redirect(Path(request["folder"]))
-        function = getattr(importlib.import_module("tests.faults.children"), request["function"])
-        os._exit(_status(lambda: function(*request["arguments"], **request["keywords"])))
-    end, done, status, usage = begun + request["seconds"], 0, 0, None
-    while not done:
-        done, status, usage = os.wait4(child, os.WNOHANG)
-        if not done and time.monotonic() > end:
-            os.kill(child, signal.SIGKILL)
-            done, status, usage = os.wait4(child, 0)
-        time.sleep(0.001)
-    assert usage is not None
-    return {
-        "status": os.waitstatus_to_exitcode(status),
-        "seconds": time.monotonic() - begun,
-        "peak": usage.ru_maxrss * 1024,
+        _redirect(folder, number)
+        called = getattr(importlib.import_module("tests.faults.children"), function)
+        os._exit(_status(lambda: called(*arguments, **keywords)))
+    return child
+
+
+def _answer(request: dict[str, Any]) -> list[dict[str, Any]]:
+    """Make the calls of a request, and return how they ended."""
+    begun, folder = time.monotonic(), Path(request["folder"])
+    calls, answers = request["calls"], {}
+    children = {
+        _fork(function, arguments, keywords, folder, number): number
+        for number, (function, arguments, keywords, _) in enumerate(calls)
     }
+    while children:
+        time.sleep(0.001)
+        took = time.monotonic() - begun
+        for child, number in list(children.items()):
+            if took > calls[number][3]:
+                os.kill(child, signal.SIGKILL)
+            done, status, usage = os.wait4(child, os.WNOHANG)
+            if done:
+                del children[child]
+                ended = {"status": os.waitstatus_to_exitcode(status), "seconds": took}
+                answers[number] = {**ended, "peak": usage.ru_maxrss * 1024}
+    return [answers[number] for number in range(len(calls))]
 
 
-def _redirect(folder: Path) -> None:
-    for descriptor, name in ((1, "out"), (2, "err")):
+def _redirect(folder: Path, number: int) -> None:
+    for descriptor, name in ((1, f"out{number}"), (2, f"err{number}")):
         file = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         os.dup2(file, descriptor)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -158,7 +177,7 @@ def main(modules: Sequence[str]) -> None:
     for name in modules:
         importlib.import_module(name)
     for line in sys.stdin:
-        answer = json.dumps(_fork(json.loads(line)))
+        answer = json.dumps(_answer(json.loads(line)))
         sys.__stdout__.write(answer + "\n")  # type: ignore[union-attr]
         sys.__stdout__.flush()  # type: ignore[union-attr]
 
