@@ -8,7 +8,6 @@ to show something.
 from __future__ import annotations
 
 import functools
-import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 
-from flows.interrupts import keep_interrupts
+from flows.leaving import keep_interrupts, leave
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -511,11 +510,7 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == INTERRUPTED:
-            # Whoever presses Ctrl-C does not want to wait for the threads of Prefect and torch.
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(INTERRUPTED)
+        leave(end.code, interrupted=INTERRUPTED)
         raise
 
 

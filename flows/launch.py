@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from flows.combinations import plan
+from flows.leaving import make_haste
 from flows.progress import shown_on
 from flows.server import ServerError, prefect_api
 from flows.session import Session, session
@@ -95,6 +96,7 @@ def launch(
         except LOST_SERVER as error:
             if not (out / run_id / "result.json").exists():
                 raise
+            make_haste()
             # Prefect's list of runs lacks the end of this one; nothing else does.
             console.print(f"{gone(error)} The result is whole.", highlight=False, soft_wrap=True)
             return DiscoveryResult.from_file(out / run_id)
@@ -257,6 +259,7 @@ def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Sess
         try:
             yield clock
         except LOST_SERVER as error:
+            make_haste()
             raise ServerError(f"{gone(error)} {GOES_ON}") from error
         except KeyboardInterrupt as error:
             raise KeyboardInterrupt(f"interrupted. {GOES_ON}") from error

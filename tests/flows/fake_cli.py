@@ -1,6 +1,7 @@
 """The command line with stand-ins for the verbs of all stages, to be run as a module.
 
-``FAKE_STATUS`` is the verdict; ``FAKE_FAIL`` and ``FAKE_SLEEP`` name a stage that fails or hangs.
+``FAKE_STATUS`` is the verdict; ``FAKE_FAIL`` and ``FAKE_SLEEP`` name a stage that fails or hangs, for a minute or
+``FAKE_SECONDS``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def _before(stage: str) -> None:
     if stage == os.environ.get("FAKE_SLEEP"):
         sys.stderr.write("asleep\n")
         sys.stderr.flush()
-        time.sleep(60)
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "60")))
 
 
 if __name__ == "__main__":

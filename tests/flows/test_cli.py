@@ -218,7 +218,7 @@ def test_a_stopped_run_leaves_no_server_and_the_next_one_goes_on(
 def test_an_interrupt_that_a_finalizer_swallows_comes_again() -> None:
     code = (
         "import time, weakref\n"
-        "from flows.interrupts import keep_interrupts\n"
+        "from flows.leaving import keep_interrupts\n"
         "def interrupted(): raise KeyboardInterrupt\n"
         "class Thing: pass\n"
         "keep_interrupts()\n"
