@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.faults.counts import Counts, document
@@ -28,6 +29,9 @@ WARM = (
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTS], config.stash[FIGURES] = Counts(), {}
+    for form, examples in {"small": 30, "whole": 500}.items():
+        hypothesis.settings.register_profile(f"faults {form}", deadline=None, max_examples=examples)
+    hypothesis.settings.load_profile(f"faults {config.getoption('--faults')}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -50,6 +54,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     if file:
         content = document(counts, config.getoption("--faults"), config.stash[FIGURES])
         Path(file).write_text(json.dumps(content, indent=1) + "\n")
+
+
+@pytest.fixture(scope="session")
+def whole_form(request: pytest.FixtureRequest) -> None:
+    """Skip what takes too long for every day."""
+    if request.config.getoption("--faults") != "whole":
+        pytest.skip("takes long: --faults whole tries it")
 
 
 @pytest.fixture(scope="session")

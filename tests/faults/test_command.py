@@ -26,8 +26,12 @@ from tests.faults.zygote import ROOT
 NAMES = [stage.name for stage in STAGES]
 KEPT = "What is finished is kept; the same command goes on from there."
 COUNTS = {
-    "small": {"moment": 0, "stage": ["select"]},
-    "whole": {"moment": 30, "stage": ["data", "train", "select", "report"]},
+    "small": {"moment": 1, "stage": ["select"], "where": ["nobody"]},
+    "whole": {
+        "moment": 20,
+        "stage": ["data", "train", "select", "report"],
+        "where": ["nobody", "website", "silent", "nonsense"],
+    },
 }
 
 
@@ -36,8 +40,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "moment" in metafunc.fixturenames:
         generator = random.Random("Ctrl-C")
         metafunc.parametrize("moment", [round(generator.random(), 3) for _ in range(counts["moment"])])
-    if "stage" in metafunc.fixturenames:
-        metafunc.parametrize("stage", counts["stage"])
+    for name in {"stage", "where"} & set(metafunc.fixturenames):
+        metafunc.parametrize(name, counts[name])
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +96,7 @@ def seconds(home: Path) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults(
     "Ctrl-C at a random moment of the command: gone within 3 s, exit status 130, then a rerun"
 )
@@ -127,6 +132,7 @@ def server_of(process: subprocess.Popen[str]) -> int:
     raise LookupError("no server")
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults("the command's server killed in mid-flow: the result is whole, and it is said")
 def test_a_server_that_is_killed(case: tuple[Path, Path], home: Path, stage: str) -> None:
     # One attempt more, after two seconds, where there are three otherwise.
@@ -148,6 +154,7 @@ def test_a_server_that_is_killed(case: tuple[Path, Path], home: Path, stage: str
     finishes(case, home)
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults("the command's server killed while it starts")
 def test_a_server_that_is_killed_before_it_answers(case: tuple[Path, Path], home: Path) -> None:
     with start(*case, home) as process:
@@ -194,13 +201,12 @@ def silent() -> Iterator[str]:
 
 
 @pytest.mark.faults("PREFECT_API_URL pointing nowhere, at something else, or at nonsense")
-@pytest.mark.parametrize("where", ["nobody", "website", "silent", "nonsense"])
 def test_an_address_where_no_prefect_is(
-    case: tuple[Path, Path], home: Path, where: str, website: str, silent: str
+    case: tuple[Path, Path], tmp_path: Path, where: str, website: str, silent: str
 ) -> None:
     address = {"nobody": "http://127.0.0.1:9/api", "website": website, "silent": silent}.get(where, where)
     begun = time.monotonic()
-    with start(*case, home, PREFECT_API_URL=address) as process:
+    with start(*case, tmp_path / "home", PREFECT_API_URL=address) as process:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 1
     assert len(said.splitlines()) == 1, said
@@ -210,6 +216,7 @@ def test_an_address_where_no_prefect_is(
     assert not list(case[1].glob("*/result.json"))
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults("Prefect's own port taken by somebody else")
 def test_a_port_that_is_taken(case: tuple[Path, Path], home: Path) -> None:
     try:

@@ -14,7 +14,7 @@ from tests.fakes import write_experiment
 from tests.faults.zygote import Ended, Zygote
 
 NAMES = [stage.name for stage in STAGES]
-SIZES = {"small": (16, 48), "whole": tuple(range(4, 84, 4))}
+SIZES = {"small": (48,), "whole": tuple(range(4, 84, 4))}
 """Kilobytes of the disk; a run needs about eighty."""
 LIMITS = {"small": (2,), "whole": (0, 1, 2, 3, 4, 5, 6, 8, 10, 12)}
 """Kilobytes of a file."""

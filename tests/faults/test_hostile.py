@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from sciml_discover.experiment import load_experiment
+from sciml_discover.readers import prepare_data
 from tests.faults.hostile import FAMILIES, SCHEMA, Chance, write_good
 from tests.faults.zygote import Zygote
 
 MOST_SECONDS = 5.0
 MOST_BYTES = 10**9
-COUNTS = {"small": 2, "whole": 10}
+COUNTS = {"small": 1, "whole": 10}
 """Experiments of each family."""
 
 
@@ -67,11 +69,9 @@ def test_hostile_input_is_refused(readers: Zygote, folder: Path, family: str, nu
     assert not list(out.glob("*/result.json"))
 
 
-def test_what_is_spoilt_was_good(readers: Zygote, folder: Path) -> None:
-    ended = readers.call(
-        "command", "run", str(folder / "experiment.toml"), "--out", str(folder.parent / "runs")
-    )
-    assert "no Prefect server answers" in ended.err
+def test_what_is_spoilt_was_good(folder: Path) -> None:
+    loaded = load_experiment(folder / "experiment.toml")
+    prepare_data(loaded.experiment.data, loaded.experiment.system, folder, 0)
 
 
 def test_every_whole_number_of_an_experiment_has_an_upper_bound() -> None:

@@ -19,7 +19,7 @@ from tests.faults.experiments import write_logistic
 from tests.faults.outcome import comparable, last_result, locks_left, processes_of
 from tests.faults.zygote import ROOT, Zygote
 
-MOMENTS = {"small": {"moment": 3, "moment_of_command": 0}, "whole": {"moment": 50, "moment_of_command": 10}}
+MOMENTS = {"small": {"moment": 2, "moment_of_command": 1}, "whole": {"moment": 50, "moment_of_command": 10}}
 """How many kills of the library in a warm process, and of the whole command with its server."""
 
 
@@ -92,6 +92,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, experiment: Path) -> tuple[Pa
     return home, seconds
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults("SIGKILL at a random moment of the whole command with its server, then a rerun")
 def test_a_killed_command_leaves_nothing_behind(
     experiment: Path,

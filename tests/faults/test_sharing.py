@@ -34,6 +34,7 @@ def digests(out: Path) -> list[dict[str, str]]:
     return [{name: record[name]["digest"] for name in NAMES} for record in found]
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults("two processes on one experiment, the real stages")
 def test_two_processes_on_one_experiment(warm: Zygote, tmp_path: Path, time_around: int) -> None:
     experiment, out = str(write_logistic(tmp_path / "logistic")), tmp_path / "runs"
@@ -57,6 +58,7 @@ def test_eight_processes_on_eight_experiments(warm: Zygote, tmp_path: Path, time
     assert (verify(out), locks_left(out)) == ([], [])
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults("four of eight processes on one experiment killed")
 def test_processes_that_are_killed_hold_nobody_up(warm: Zygote, tmp_path: Path, time_around: int) -> None:
     experiment, out = str(write_logistic(tmp_path / "logistic")), tmp_path / "runs"
@@ -78,6 +80,7 @@ def digests_of(records: list) -> list[dict[str, str]]:
     return [{name: one[name]["digest"] for name in NAMES} for one in found]
 
 
+@pytest.mark.usefixtures("whole_form")
 @pytest.mark.faults("the store deleted while a run goes on")
 def test_a_store_that_is_deleted(warm: Zygote, tmp_path: Path, time_around: int) -> None:
     experiment, out = str(write_logistic(tmp_path / "logistic")), tmp_path / "runs"

@@ -97,6 +97,22 @@ def verbs(monkeypatch: pytest.MonkeyPatch, api: str) -> FakeVerbs:
     return install(monkeypatch)
 
 
+def test_a_run_that_finds_everything_imports_nothing_slow(
+    experiment: Path, tmp_path: Path, verbs: FakeVerbs
+) -> None:
+    words = ["run", str(experiment), "--out", str(tmp_path / "runs"), "--json"]
+    assert CliRunner().invoke(app, words).exit_code == 0
+    slow = ("torch", "sympy", "pysindy", "sklearn", "scipy", "matplotlib", "pint", "pyarrow")
+    code = (
+        f"import sys\nfrom flows.cli import app\ntry: app({words!r})\nexcept SystemExit: pass\n"
+        f"sys.stderr.write(f'imported: {{[name for name in {slow!r} if name in sys.modules]}}')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["cached"] == dict.fromkeys(NAMES, True)
+    assert done.stderr.endswith("imported: []"), done.stderr
+    assert verbs.calls == NAMES
+
+
 def test_a_rejected_run(experiment: Path, tmp_path: Path, verbs: FakeVerbs) -> None:
     verbs.status = "rejected"
     done = CliRunner().invoke(app, ["run", str(experiment), "--out", str(tmp_path / "runs")])
