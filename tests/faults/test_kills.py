@@ -19,7 +19,7 @@ from tests.faults.experiments import write_logistic
 from tests.faults.outcome import comparable, last_result, locks_left, processes_of
 from tests.faults.zygote import ROOT, Zygote
 
-MOMENTS = {"small": {"moment": 2, "moment_of_command": 1}, "whole": {"moment": 50, "moment_of_command": 10}}
+MOMENTS = {"small": {"moment": 2, "moment_of_command": 1}, "whole": {"moment": 50, "moment_of_command": 8}}
 """How many kills of the library in a warm process, and of the whole command with its server."""
 
 
