@@ -52,8 +52,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line(f"{row['survived']:4d} of {row['tried']:4d} survived: {row['fault']}")
     file = config.getoption("--faults-json")
     if file:
-        content = document(counts, config.getoption("--faults"), config.stash[FIGURES])
-        Path(file).write_text(json.dumps(content, indent=1) + "\n")
+        path, form = Path(file), config.getoption("--faults")
+        before = json.loads(path.read_text()) if path.exists() else None
+        if before is not None and before["form"] != form:
+            before = None
+        content = document(counts, form, config.stash[FIGURES], before)
+        path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
 @pytest.fixture(scope="session")

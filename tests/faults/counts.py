@@ -41,22 +41,26 @@ class Counts:
         return [{"fault": kind, "tried": len(each), "survived": sum(each)} for kind, each in found.items()]
 
 
-def document(counts: Counts, form: str, figures: dict[str, Any]) -> dict[str, Any]:
+def document(
+    counts: Counts, form: str, figures: dict[str, Any], before: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Return the JSON document of one run of the suite.
 
     Args:
         counts: what was tried.
         form: ``"small"`` or ``"whole"``.
         figures: what was measured beside.
+        before: an earlier document of the same form; kinds of faults that were not tried again stay as they were.
     """
+    rows = {row["fault"]: row for row in (before or {}).get("faults", ())}
+    rows |= {row["fault"]: {**row, "code": code_digest()} for row in counts.rows()}
     return {
         "form": form,
-        "code": code_digest(),
         "machine": {"cores": len(os.sched_getaffinity(0)), "system": platform.system()},
         "versions": {
             "python": platform.python_version(),
             **{name: metadata.version(name) for name in ("torch", "prefect")},
         },
-        "faults": counts.rows(),
-        "figures": figures,
+        "faults": list(rows.values()),
+        "figures": {**(before or {}).get("figures", {}), **figures},
     }

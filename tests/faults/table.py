@@ -29,9 +29,11 @@ def markdown(document: dict[str, Any]) -> str:
         sums = (str(sum(row[key] for row in hostile)) for key in ("tried", "survived"))
         rows.append((f"hostile experiments: {kinds}", *sums))  # type: ignore[arg-type]
     machine, versions = document["machine"], document["versions"]
+    codes = {row["code"] for row in document["faults"]}
+    several = f" Tried with {len(codes)} states of the library." if len(codes) > 1 else ""
     about = (
         f"{sum(row['tried'] for row in document['faults'])} faults on {machine['cores']} cores ({machine['system']}), "
-        f"Python {versions['python']}, Prefect {versions['prefect']}, torch {versions['torch']}."
+        f"Python {versions['python']}, Prefect {versions['prefect']}, torch {versions['torch']}.{several}"
     )
     return f"{markdown_table(('fault', 'tried', 'survived'), rows)}\n{about}\n"
 

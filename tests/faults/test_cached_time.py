@@ -23,7 +23,7 @@ from tests.faults.zygote import ROOT
 AIMS = {"own server": 10.0, "staying server": 4.0}
 TIMES = 5
 
-pytestmark = pytest.mark.usefixtures("whole_form")
+pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("whole_form")]
 
 
 def run(folder: Path, **environment: str) -> tuple[float, float]:

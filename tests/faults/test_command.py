@@ -29,7 +29,7 @@ COUNTS = {
     "small": {"moment": 1, "stage": ["select"], "where": ["nobody"]},
     "whole": {
         "moment": 16,
-        "stage": ["data", "train", "select", "report"],
+        "stage": ["train", "sample", "select", "report"],
         "where": ["nobody", "website", "silent", "nonsense"],
     },
 }
@@ -88,12 +88,17 @@ def finishes(case: tuple[Path, Path], home: Path) -> None:
 
 @pytest.fixture(scope="module")
 def seconds(home: Path) -> float:
-    """How long the command takes with a stage of two seconds."""
-    begun = time.monotonic()
-    experiment = home / "hares" / "experiment.toml"
-    with start(experiment, home / "timed", home, FAKE_SLEEP="select", FAKE_SECONDS="2") as process:
-        assert process.wait(120) == 0
-    return time.monotonic() - begun
+    """How long the command takes until it leaves a stage of two seconds."""
+    environment = {"FAKE_SLEEP": "select", "FAKE_SECONDS": "2", "FAKE_BEGIN": "begun\n"}
+    with start(home / "hares" / "experiment.toml", home / "timed", home, **environment) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"
+        begun = time.monotonic()
+        while "select   made in" not in process.stderr.readline():
+            assert process.poll() is None
+        seconds = time.monotonic() - begun
+        process.kill()
+    return seconds
 
 
 @pytest.mark.usefixtures("whole_form")
@@ -101,10 +106,10 @@ def seconds(home: Path) -> float:
     "Ctrl-C at a random moment of the command: gone within 3 s, exit status 130, then a rerun"
 )
 def test_ctrl_c_at_any_moment(case: tuple[Path, Path], home: Path, seconds: float, moment: float) -> None:
-    # Before that, Python itself begins and imports what the command line is made of.
-    begin = 1.0
-    with start(*case, home, FAKE_SLEEP="select", FAKE_SECONDS="2") as process:
-        time.sleep(begin + moment * (0.8 * seconds - begin))
+    with start(*case, home, FAKE_SLEEP="select", FAKE_SECONDS="2", FAKE_BEGIN="begun\n") as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "begun\n"  # Python and the stand-ins are imported
+        time.sleep(moment * seconds)
         process.send_signal(signal.SIGINT)
         sent = time.monotonic()
         _, said = process.communicate(timeout=60)

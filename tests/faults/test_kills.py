@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import sqlite3
@@ -118,6 +119,6 @@ def test_a_killed_command_leaves_nothing_behind(
     assert processes_of(mark) == []
     assert locks_left(tmp_path) == []
     assert len(list_runs(tmp_path)) <= 2
-    with sqlite3.connect(folder / "prefect.db") as database:
+    with contextlib.closing(sqlite3.connect(folder / "prefect.db")) as database:
         unfinished = "SELECT name FROM flow_run WHERE state_type NOT IN ('COMPLETED', 'CRASHED')"
         assert database.execute(unfinished).fetchall() == []

@@ -32,12 +32,15 @@ def test_failures_count_and_what_is_skipped_does_not() -> None:
     counts.add("storm", "e", report("setup", "skipped"))
     counts.add("storm", "e", report("teardown", "passed"))
     found = document(counts, "whole", {})
-    assert found["faults"] == [
-        {"fault": "fire", "tried": 2, "survived": 1},
-        {"fault": "flood", "tried": 1, "survived": 0},
-    ]
+    code = found["faults"][0]["code"]
+    fire = {"fault": "fire", "tried": 2, "survived": 1, "code": code}
+    assert found["faults"] == [fire, {"fault": "flood", "tried": 1, "survived": 0, "code": code}]
+    earlier = {"faults": [{**fire, "tried": 9}, {**fire, "fault": "ice"}], "figures": {"heat": 1}}
+    again = document(counts, "whole", {"cold": 2}, earlier)
+    assert [row["fault"] for row in again["faults"]] == ["fire", "ice", "flood"]
+    assert (again["faults"][0], again["figures"]) == (fire, {"heat": 1, "cold": 2})
     assert "| fire | 2 | 1 |" in table.markdown(found)
-    hostile = {"fault": "hostile input: bombs", "tried": 3, "survived": 3}
+    hostile = {"fault": "hostile input: bombs", "tried": 3, "survived": 3, "code": code}
     assert "| hostile experiments: bombs | 3 | 3 |" in table.markdown({**found, "faults": [hostile]})
     with pytest.raises(ValueError, match="not in the README"):
         table.with_table("nothing", found)

@@ -1,7 +1,7 @@
 """The command line with stand-ins for the verbs of all stages, to be run as a module.
 
 ``FAKE_STATUS`` is the verdict; ``FAKE_FAIL`` and ``FAKE_SLEEP`` name a stage that fails or hangs, for a minute or
-``FAKE_SECONDS``.
+``FAKE_SECONDS``; ``FAKE_BEGIN`` is written when the command begins.
 """
 
 from __future__ import annotations
@@ -35,4 +35,6 @@ if __name__ == "__main__":
     monkeypatch.setattr(launch, "import_for", lambda _: None)  # the stand-ins need no torch
     fakes.before = _before
     fakes.status = os.environ.get("FAKE_STATUS", "accepted")
+    sys.stderr.write(os.environ.get("FAKE_BEGIN", ""))
+    sys.stderr.flush()
     main()
