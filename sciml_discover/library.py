@@ -189,6 +189,23 @@ class Library:
             self.inputs, self.expressions, [[item.name for item in term.inner] for term in self.terms]
         )
 
+    @cached_property
+    def tangents(self) -> Factors:
+        """The terms and then their derivatives by every inner parameter; for the values that `tangent_inner` gives."""
+        names = [[item.name for item in term.inner] for term in self.terms]
+        derivatives = [
+            sympy.diff(self.expressions[own], symbol(item.name))
+            for own, item in zip(self.owner, self.inner, strict=True)
+        ]
+        return Factors(
+            self.inputs, [*self.expressions, *derivatives], [*names, *(names[k] for k in self.owner)]
+        )
+
+    def tangent_inner(self, inner: np.ndarray) -> np.ndarray:
+        """Return values of inner parameters ``(..., n_inner)`` once for each term and derivative that has them."""
+        own = [np.flatnonzero(self.owner == k) for k in self.owner]
+        return inner[..., np.concatenate([np.arange(len(self.inner)), *own]).astype(int)]
+
     def evaluate(self, inputs: torch.Tensor, inner: torch.Tensor | None = None) -> torch.Tensor:
         """Return all terms, shape ``(P, terms)``, at inputs of shape ``(P, inputs)``.
 

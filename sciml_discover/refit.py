@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import Progress, Watch, lazy_import
+from sciml_discover.holes import AbstractFilling
 from sciml_discover.library import Library
 from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives import MultipleShooting
-from sciml_discover.objectives.abstract import AbstractObjective
 from sciml_discover.objectives.multiple_shooting import (
     PENALISED_ROUNDS,
     ConstrainedShooting,
+    PenalisedShooting,
     ShootingObjective,
 )
 from sciml_discover.objectives.problem import FitState, Rows
@@ -161,24 +162,6 @@ class Fits:
         )
 
 
-@dataclass(frozen=True)
-class Curvature:
-    """First and second derivatives of half of chi-square by every number of laws.
-
-    Attributes:
-        matrix: shape ``(B, n, n)``.
-        gradient: shape ``(B, n)``.
-        terms: where the coefficient of each term of all libraries is among the ``n``, -1 where it is not, shape
-            ``(B, terms)``.
-        inner: the same of the inner parameters, shape ``(B, n_inner)``.
-    """
-
-    matrix: np.ndarray
-    gradient: np.ndarray
-    terms: np.ndarray
-    inner: np.ndarray
-
-
 class Refitter:
     """Refits candidate laws: coefficients, physical parameters and initial states together.
 
@@ -198,7 +181,7 @@ class Refitter:
         steps: int,
         noise_factor: np.ndarray | None = None,
     ) -> None:
-        self._system, self._libraries, self._steps = system, libraries, steps
+        self.system, self._libraries, self._steps = system, libraries, steps
         self.noise_factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
         self._factor = torch.as_tensor(self.noise_factor, device=rows.times.device)
         self._rows = replace(rows, weights=rows.weights / self._factor)
@@ -220,11 +203,7 @@ class Refitter:
 
     def _bound(self, start: Fits, number: int, watch: Watch) -> Fits:
         objective, unknowns = self.problem(start)
-        current: AbstractObjective | None = objective.first_round(GaussNewton.order)
-        for _ in range(number):
-            current = None if current is None else current.next_round(unknowns)
-        if current is None or number >= self.rounds:
-            raise ValueError(f"got round {number}, expected fewer than {self.rounds}")
+        current = self._penalised(objective, unknowns, number)
         optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
         report = _reporter(watch, f"bound {number + 1} of {self.rounds}", FIRST_ITERATIONS)
         end = minimise_round(optimizer, current, unknowns, report)
@@ -261,7 +240,7 @@ class Refitter:
         borders = [k for k in range(1, len(order)) if length[order[k]] > length[order[k - 1]]]
         parts = []
         for group in _joined(np.split(order, borders), SMALLEST_PART):
-            columns = 2 * self._system.dimension + start.coordinates.shape[1]
+            columns = 2 * self.system.dimension + start.coordinates.shape[1]
             columns += len(start.candidates.supports) * int(length[group[-1]])
             most = max(1, int(MOST_NUMBERS / (start.states[0].numel() * columns)))
             parts += np.array_split(group, -(-len(group) // most))
@@ -281,53 +260,63 @@ class Refitter:
         """Return fits that were continuous already, settled for this refitter's steps and weights."""
         return self.close(self.bound(start, self.rounds - 1, watch), watch, LAST_ITERATIONS)
 
-    def problem(self, fits: Fits) -> tuple[ShootingObjective, torch.Tensor]:
-        """Return the shooting problem of a batch of fits, and its unknowns where they stand."""
+    def filling(self, fits: Fits) -> tuple[MaskedLibraries, torch.Tensor]:
+        """Return a batch of laws as what stands in the holes, and its weights, shape ``(B, n_weights)``."""
         candidates = fits.candidates
         filling = MaskedLibraries(
-            self._libraries, self._system.hole_inputs, candidates.supports, fits.states.device
+            self._libraries, self.system.hole_inputs, candidates.supports, fits.states.device
         )
-        ude = UDE(self._system, filling, fits.states.device)
-        weights = filling.pack(candidates.coefficients, candidates.inner)
+        return filling, filling.pack(candidates.coefficients, candidates.inner)
+
+    def problem(self, fits: Fits) -> tuple[ShootingObjective, torch.Tensor]:
+        """Return the shooting problem of a batch of fits, and its unknowns where they stand."""
+        filling, weights = self.filling(fits)
         theta = torch.cat([fits.coordinates, weights], dim=1)
-        objective = MultipleShooting(segment_length=1).build(ude, self._rows, self._steps)
+        objective = self._objective(filling)
         return objective, objective.start(FitState(fits.states, theta))
 
-    def curvature(self, fits: Fits) -> Curvature:
-        """Return first and second derivatives of half of chi-square at continuous trajectories.
+    def marginal(
+        self, filling: AbstractFilling, states: torch.Tensor, coordinates: torch.Tensor
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the normal equations of half of chi-square by ``theta``, with nodes that follow it.
 
-        Linearised (Gauss-Newton); for noise sds as this refitter weighs by them.
+        Continuity is as strict as in the last round before it is an equality: where a trajectory is far from
+        continuous, or unstable, an equality would carry errors of the linearization over the whole series.
+
+        Args:
+            filling: of the holes, linearised where its weights are zero.
+            states: at the rows, shape ``(B, J, L, d)``.
+            coordinates: of the free parameters, shape ``(B, n_free)``.
+
+        Returns:
+            Matrix ``(B, q, q)``, gradient ``(B, q)``, and chi-square with the nodes' own step, shape ``(B,)``.
         """
-        widest = int(fits.candidates.complexity.max() + fits.candidates.n_inner(self._libraries).max())
-        columns = 2 * self._system.dimension + fits.coordinates.shape[1] + widest
-        most = max(1, int(MOST_NUMBERS / (fits.states[0].numel() * columns)))
-        members = np.arange(len(fits.candidates))
-        parts = [
-            self._curvature(fits.take(part)) for part in np.array_split(members, -(-len(members) // most))
-        ]
-        return Curvature(
-            matrix=np.concatenate([part.matrix for part in parts]),
-            gradient=np.concatenate([part.gradient for part in parts]),
-            terms=np.concatenate([part.terms for part in parts]),
-            inner=np.concatenate([part.inner for part in parts]),
-        )
+        zeros = coordinates.new_zeros(len(coordinates), filling.n_weights)
+        objective = self._objective(filling)
+        unknowns = objective.start(FitState(states, torch.cat([coordinates, zeros], dim=1)))
+        linearized = self._penalised(objective, unknowns, self.rounds - 1).linearize(unknowns)
+        if not isinstance(linearized, ConstrainedShooting | PenalisedShooting):
+            raise TypeError(f"got {type(linearized).__name__}, expected a linearization by shooting")
+        matrix, gradient, gain = linearized.normal.marginal()
+        cost = linearized.closed_cost if isinstance(linearized, ConstrainedShooting) else linearized.cost
+        return matrix.cpu().numpy(), gradient.cpu().numpy(), 2.0 * (cost - gain).cpu().numpy()
 
-    def _curvature(self, fits: Fits) -> Curvature:
-        objective, unknowns = self.problem(fits)
-        linearized = objective.linearize(unknowns)
-        filling = objective.ude.filling
-        if not isinstance(linearized, ConstrainedShooting) or not isinstance(filling, MaskedLibraries):
-            raise TypeError(
-                f"got {type(linearized).__name__} and {type(filling).__name__} for candidate laws"
-            )
-        normal = linearized.normal
-        terms, inner = filling.columns
-        return Curvature(
-            matrix=normal.fisher().cpu().numpy(),
-            gradient=torch.cat([normal.shared_gradient, normal.own_gradient.flatten(1)], dim=1).cpu().numpy(),
-            terms=np.where(terms >= 0, terms + objective.ude.n_free, -1),
-            inner=np.where(inner >= 0, inner + objective.ude.n_free, -1),
-        )
+    def _objective(self, filling: AbstractFilling) -> ShootingObjective:
+        ude = UDE(self.system, filling, self._rows.times.device)
+        return MultipleShooting(segment_length=1).build(ude, self._rows, self._steps)
+
+    def _penalised(
+        self, objective: ShootingObjective, unknowns: torch.Tensor, number: int
+    ) -> ShootingObjective:
+        """Return the objective in a round with continuity as a penalty; as it is for a negative number."""
+        if number < 0:
+            return objective
+        current: ShootingObjective | None = objective.first_round(GaussNewton.order)
+        for _ in range(number):
+            current = None if current is None else current.next_round(unknowns)
+        if current is None or number >= self.rounds:
+            raise ValueError(f"got round {number}, expected fewer than {self.rounds}")
+        return current
 
     def _weighted(self, fits: Fits) -> np.ndarray:
         """Return the squared residuals as this refitter weighs them, shape ``(B,)``."""

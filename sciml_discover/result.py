@@ -257,6 +257,8 @@ class Selection(Record):
     """Who proposed it."""
     status: str
     """`converged`, or why the refit stopped."""
+    compared: int
+    """Laws that were looked at: what chi-square they could reach, from a linearization of the equation."""
     tried: int
     """Candidate laws that were fitted through the ODE, the promising ones as continuous trajectories."""
     failed: int
@@ -739,6 +741,7 @@ def _selection(laws: RankedLaws) -> Selection:
         complexity=law.complexity,
         source=law.source,
         status=law.status,
+        compared=laws.compared,
         tried=laws.tried,
         failed=laws.failed,
     )

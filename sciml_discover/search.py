@@ -2,28 +2,43 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pydantic
 
 from sciml_discover.base import Count, Options, Progress, Watch
+from sciml_discover.blocks import Blocks, Law
 from sciml_discover.constraints import Constraints
 from sciml_discover.criterion import Criterion, misfit_p_value
+from sciml_discover.errors import SolveError
+from sciml_discover.holes import AbstractFilling
 from sciml_discover.library import Library
-from sciml_discover.moves import neighbours
-from sciml_discover.refit import Fits, Refitter
+from sciml_discover.outlook import look_around
+from sciml_discover.refit import Candidates, Fits, Refitter
+from sciml_discover.shortlist import PER_SIZE, Shortlist, short_laws
 
 if TYPE_CHECKING:
     import torch
 
 LEADERS = 24
-"""Candidates that are refitted to the end whatever their bounds, so that there is something to compare with."""
+"""Laws that are fitted first, and to the end, whatever their bounds, so that there is something to compare with."""
 
-PER_SIZE = 2
-"""Candidates of each size that are refitted to the end: the Pareto front wants them."""
+FAR = 100.0
+"""How much worse than the best a law may look and still be among those that are fitted first."""
+
+FITTED = 600
+"""Short laws that are all fitted where a linearization says little, if there are no more."""
+
+MOVES = 2
+"""Terms added, dropped or swapped between a fitted law and those that are tried from it."""
+
+MOST_TRIES = 3
+"""Times that a law is fitted at most, from different laws from which it looks good."""
 
 PLAUSIBLE = 1e-3
 """Probability of so large a misfit below which the best law is not good enough, and the search widens."""
@@ -35,14 +50,17 @@ SLACK = 10.0
 class SearchOptions(Options):
     """How far the search goes from where it begins."""
 
+    width: int = pydantic.Field(default=16, ge=0, le=1000)
+    """Laws from which terms are added, dropped and swapped, round after round, before anything is fitted; 0 leaves it
+    at what regressors propose and at short laws."""
     rounds: int = pydantic.Field(default=8, ge=0, le=100)
-    """Most rounds of moves: terms added, dropped and swapped, in any hole."""
+    """Most rounds of moves from fitted laws: terms added, dropped and swapped, in any hole."""
     parents: Count = 4
     """Best laws whose neighbours are looked at in a round."""
-    moves: Count = 6
-    """Terms to add, and swaps, that are tried of each law."""
+    moves: Count = 12
+    """Laws that are tried of those that look best from each of them."""
     widen: int = pydantic.Field(default=3, ge=1, le=20)
-    """Factor of parents and moves for a second search where the best law does not fit the data."""
+    """Factor of parents, moves and width for a second search where the best law does not fit the data."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +90,11 @@ class Judge:
         """Return the criterion of continuous fits, shape ``(B,)``; infinite for forbidden signs."""
         return np.where(self.constraints.kept(fits.candidates.coefficients), self.bound(fits), np.inf)
 
+    def expected(self, chi_square: np.ndarray, terms: np.ndarray, inner: np.ndarray) -> np.ndarray:
+        """Return the criterion of laws of which only the chi-square of all observables together is known, ``(B,)``."""
+        share = self.criterion.counts / self.criterion.counts.sum()
+        return self.criterion(chi_square[:, None] * share, terms, inner)
+
     def plausible(self, fits: Fits) -> bool:
         """Return whether the residuals of one fit are no larger than the noise explains."""
         numbers = fits.candidates.complexity[0] + fits.candidates.n_inner(self.libraries)[0]
@@ -81,9 +104,28 @@ class Judge:
         return misfit_p_value(float(fits.chi_square[0]), freedom, self.criterion.noise)[0] > PLAUSIBLE
 
 
+@dataclass(frozen=True)
+class View:
+    """A trajectory from which laws are looked at.
+
+    Attributes:
+        filling: what stands in the holes along it.
+        weights: of that, shape ``(1, n_weights)``.
+        states: at the rows, shape ``(J, L, d)``.
+        coordinates: of the free parameters, shape ``(1, n_free)``.
+        rough: whether it may be far from the truth between rows, where a linearization says little.
+    """
+
+    filling: AbstractFilling
+    weights: torch.Tensor
+    states: torch.Tensor
+    coordinates: torch.Tensor
+    rough: bool = False
+
+
 @dataclass
 class LawSearch:
-    """Finds laws: refits candidates, drops those that cannot win, moves on from the best.
+    """Finds laws: looks where chi-square could be small, refits what looks best, and looks again from there.
 
     Attributes:
         refitter: fits candidates to the training rows.
@@ -93,7 +135,7 @@ class LawSearch:
         starts: coordinates of the free parameters that the first leaders are fitted from as well, shape
             ``(starts, n_free)``.
         watch: called with the progress.
-        tried: how many candidates were fitted.
+        compared: how many laws were looked at, each from one or several trajectories.
     """
 
     refitter: Refitter
@@ -102,26 +144,86 @@ class LawSearch:
     delta: float
     starts: torch.Tensor
     watch: Watch
-    tried: int = 0
-    _known: set[bytes] = field(default_factory=set)
+    compared: int = 0
+    _tries: Counter[bytes] = field(default_factory=Counter)
+    _reached: dict[bytes, float] = field(default_factory=dict)
 
-    def run(self, seeds: Fits) -> Fits:
+    def run(self, views: Sequence[View], proposals: Candidates | None, exhaustive: int) -> Fits:
         """Return all laws that were refitted to the end, in no order.
 
         Args:
-            seeds: candidates that have not begun; one candidate may be there with several starts of its own numbers.
+            views: trajectories of whatever fits the data; the first laws are those that look best from one of them.
+            proposals: laws that take part in the comparison.
+            exhaustive: all laws of one term for each hole do, and longer ones, as far as there are no more than this.
+
+        Raises:
+            SolveError: there is no law to begin with.
         """
-        pool = self._compete(seeds, None)
+        firsts = [self._first(view, proposals, exhaustive) for view in views]
+        begun = [fits for fits in firsts if fits is not None]
+        if not begun:
+            raise SolveError(
+                "no law that the constraints allow has a value along the trained trajectory; "
+                "widen [regress.library] or [regress.holes]"
+            )
+        rough = any(view.rough for view in views)
+        pool = self._compete(Fits.join(begun), None, 0 if rough else self.refitter.rounds - 1)
         if not len(self._order(pool)):
             return pool
-        pool = self._walk(pool, self.options.parents, self.options.moves)
+        pool = self._walk(pool, 1)
         if self.options.rounds and not self.judge.plausible(pool.take(self._order(pool)[:1])):
-            widen = self.options.widen
-            pool = self._walk(pool, widen * self.options.parents, widen * self.options.moves)
-        return pool
+            pool = self._walk(pool, self.options.widen)
+        return pool.take(_one_each(pool.candidates.keys, self.judge.rank(pool)))
 
-    def _walk(self, pool: Fits, parents: int, moves: int) -> Fits:
-        """Return the pool with the neighbours of its best laws, until the best have no unknown ones."""
+    @property
+    def tried(self) -> int:
+        """How many laws were fitted."""
+        return len(self._tries)
+
+    @cached_property
+    def _blocks(self) -> Blocks:
+        return Blocks.of(self.judge.libraries, self.judge.constraints)
+
+    def _first(self, view: View, proposals: Candidates | None, exhaustive: int) -> Fits | None:
+        """Return fits, not yet begun, of the laws that look best from a trajectory; None if it cannot be seen from."""
+        blocks = self._blocks
+        inner = [library.starts_at(0)[None] for library in blocks.libraries]
+        [outlook] = look_around(
+            self.refitter, blocks, view.filling, view.weights, view.states[None], view.coordinates, inner
+        )
+        if outlook is None:
+            return None
+        source: dict[Law, str] = {}
+        if proposals is not None:
+            for row, name in enumerate(proposals.sources):
+                for law in blocks.laws(proposals, row):
+                    source.setdefault(law, name)
+        found = Shortlist(
+            outlook, blocks, self.judge.expected, source, exhaustive=exhaustive, width=self.options.width
+        )
+        self.compared += found.looked_at
+        laws = found.best(LEADERS, FAR)
+        if not laws:
+            return None
+        _, coefficients = outlook.fit(blocks, laws)
+        candidates = blocks.candidates(
+            laws, coefficients, [own[0] for own in inner], [found.source[law] for law in laws]
+        )
+        if view.rough:
+            candidates = Candidates.join([candidates, self._short(min(FITTED, exhaustive))])
+        return Fits.begin(candidates, view.states, view.coordinates)
+
+    def _short(self, most: int) -> Candidates:
+        """Return all short laws, as far as there are few enough, with coefficients of zero."""
+        blocks = self._blocks
+        laws = [tuple(law) for same_size in short_laws(blocks, most) for law in same_size.tolist()]
+        nothing = np.zeros((len(laws), sum(len(offer) for offer in blocks.offers)))
+        starts = [library.starts_at(0) for library in blocks.libraries]
+        return blocks.candidates(laws, nothing, starts, ["exhaustive"] * len(laws))
+
+    def _walk(self, pool: Fits, wider: int) -> Fits:
+        """Return the pool with what looks best from its best laws, until nothing unknown does."""
+        parents, moves = wider * self.options.parents, wider * self.options.moves
         expanded: set[bytes] = set()
         for number in range(self.options.rounds):
             keys, order = pool.candidates.keys, self._order(pool)
@@ -131,36 +233,85 @@ class LawSearch:
             expanded.update(keys[i] for i in fresh)
             best = float(self.judge.rank(pool).min())
             self.watch(Progress("select", "moves", number + 1, self.options.rounds, best))
-            children, predicted = neighbours(
-                self.refitter, pool.take(np.array(fresh)), self.judge.libraries, self.judge.constraints, moves
+            limit = best + self.delta + SLACK
+            children = self._children(
+                pool.take(np.array(fresh)), moves, wider * max(1, self.options.width), limit
             )
-            if not len(predicted):
-                continue
-            expected = self.judge.bound(_scaled(children, predicted))
-            promising = self._unknown(children, expected, best + self.delta + SLACK)
-            if len(promising):
-                pool = Fits.join([pool, self._compete(children.take(promising), pool)])
+            if children is not None:
+                pool = Fits.join([pool, self._compete(children, pool, self.refitter.rounds - 1)])
         return pool
 
-    def _unknown(self, children: Fits, expected: np.ndarray, limit: float) -> np.ndarray:
-        """Return which children are new and promise enough, each law once, the most promising first."""
-        keys, chosen = children.candidates.keys, []
-        seen = set(self._known)
-        for i in np.argsort(expected, kind="stable"):
-            if expected[i] < limit and keys[i] not in seen:
-                seen.add(keys[i])
-                chosen.append(int(i))
-        return np.array(chosen, dtype=int)
+    def _children(self, parents: Fits, moves: int, width: int, limit: float) -> Fits | None:
+        """Return fits, not yet begun, of new laws that look good enough from fitted ones; None if none does."""
+        blocks, made = self._blocks, []
+        inner = [
+            np.where(own[:, library.owner], values, library.starts_at(0))
+            for library, own, values in zip(
+                blocks.libraries, parents.candidates.supports, parents.candidates.inner, strict=True
+            )
+        ]
+        filling, weights = self.refitter.filling(parents)
+        outlooks = look_around(
+            self.refitter, blocks, filling, weights, parents.states, parents.coordinates, inner
+        )
+        for row, outlook in enumerate(outlooks):
+            if outlook is None:
+                continue
+            own = next(blocks.laws(parents.candidates, row))
+            found = Shortlist(
+                outlook, blocks, self.judge.expected, {own: "parent"}, width=width, rounds=MOVES
+            )
+            self.compared += found.looked_at
+            laws = found.best(moves)
+            chi_square, coefficients = outlook.fit(blocks, laws)
+            candidates = blocks.candidates(
+                laws, coefficients, [values[row] for values in inner], ["move"] * len(laws)
+            )
+            expected = self.judge.expected(
+                chi_square, candidates.complexity, candidates.n_inner(blocks.libraries)
+            )
+            keys = candidates.keys
+            new = [
+                i for i, key in enumerate(keys) if expected[i] < limit and self._is_worth(key, expected[i])
+            ]
+            if new:
+                made.append(
+                    Fits.begin(
+                        candidates.take(np.array(new)),
+                        parents.states[row],
+                        parents.coordinates[row : row + 1],
+                    )
+                )
+        return Fits.join(made) if made else None
 
-    def _compete(self, start: Fits, pool: Fits | None) -> Fits:
-        """Return the fits of those candidates that could be of interest beside a pool, fitted to the end."""
-        self.tried += len(set(start.candidates.keys))
-        self._known.update(start.candidates.keys)
+    def _is_worth(self, key: bytes, expected: float) -> bool:
+        """Return whether a law is new, or looks much better from here than its fits from elsewhere came out."""
+        tries = self._tries[key]
+        return not tries or (tries < MOST_TRIES and expected < self._reached[key] - SLACK)
+
+    def _compete(self, start: Fits, pool: Fits | None, number: int) -> Fits:
+        """Return the fits of those candidates that could be of interest beside a pool, fitted to the end.
+
+        Args:
+            start: where fits begin.
+            pool: of fitted laws; None before there are any.
+            number: of the first round of growing continuity, zero where fits begin far off.
+        """
+        fresh = set(start.candidates.keys)
+        self._tries.update(fresh)
+        fits, lowest = self._fitted(start, pool, number)
+        reached = lowest | dict(zip(fits.candidates.keys, self.judge.rank(fits).tolist(), strict=True))
+        for key in fresh:
+            self._reached[key] = min(self._reached.get(key, np.inf), reached[key])
+        return fits
+
+    def _fitted(self, start: Fits, pool: Fits | None, number: int) -> tuple[Fits, dict[bytes, float]]:
+        """Return the fits of those candidates that could be of interest, and the first bound of each candidate."""
         if not self.refitter.rounds:
             # Single intervals are continuous as they are: there is nothing cheaper than the fit.
             closed = self.refitter.close(start, self.watch)
-            return closed.take(_one_each(closed.candidates.keys, self.judge.rank(closed)))
-        first = self.refitter.bound(start, 0, self.watch)
+            return closed.take(_one_each(closed.candidates.keys, self.judge.rank(closed))), {}
+        first = self.refitter.bound(start, number, self.watch)
         lowest = self.judge.bound(first)
         first = first.take(_one_each(first.candidates.keys, lowest))
         lowest, sizes = self.judge.bound(first), first.candidates.complexity
@@ -169,7 +320,7 @@ class LawSearch:
             leaders = order[:LEADERS].tolist()
             leaders += [int(i) for size in np.unique(sizes) for i in order[sizes[order] == size][:PER_SIZE]]
             leaders = list(dict.fromkeys(leaders))
-            pool = self._finish(self._from_all_starts(first.take(np.array(leaders))), np.inf)
+            pool = self._finish(self._from_all_starts(first.take(np.array(leaders)), number), number, np.inf)
             done = [pool]
         else:
             leaders, done = [], []
@@ -177,24 +328,24 @@ class LawSearch:
         limit = float(self.judge.rank(pool).min(initial=np.inf)) + self.delta + SLACK
         rest = rest[lowest[rest] < limit]
         if len(rest) or not done:
-            done.append(self._finish(first.take(rest), limit))
-        return Fits.join(done)
+            done.append(self._finish(first.take(rest), number, limit))
+        return Fits.join(done), dict(zip(first.candidates.keys, lowest.tolist(), strict=True))
 
-    def _from_all_starts(self, fits: Fits) -> Fits:
+    def _from_all_starts(self, fits: Fits, number: int) -> Fits:
         """Return lower bounds of leaders, each from where its free parameters start best."""
         several = [fits]
         for start in self.starts:
             moved = replace(fits, coordinates=start.expand_as(fits.coordinates))
-            several.append(self.refitter.bound(moved, 0, self.watch))
+            several.append(self.refitter.bound(moved, number, self.watch))
         joined = Fits.join(several)
         return joined.take(_one_each(joined.candidates.keys, self.judge.bound(joined)))
 
-    def _finish(self, fits: Fits, limit: float) -> Fits:
-        """Return continuous fits of those candidates whose lower bound stays under a limit."""
-        for number in range(1, self.refitter.rounds):
+    def _finish(self, fits: Fits, number: int, limit: float) -> Fits:
+        """Return continuous fits of those candidates whose lower bound stays under a limit after a round."""
+        for following in range(number + 1, self.refitter.rounds):
             if not len(fits.candidates):
                 return fits
-            fits = self.refitter.bound(fits, number, self.watch)
+            fits = self.refitter.bound(fits, following, self.watch)
             fits = fits.take(np.flatnonzero(self.judge.bound(fits) < limit))
         return self.refitter.close(fits, self.watch) if len(fits.candidates) else fits
 
@@ -212,9 +363,3 @@ def _one_each(keys: Sequence[bytes], values: np.ndarray) -> np.ndarray:
         if key not in best or values[i] < values[best[key]]:
             best[key] = i
     return np.array(list(best.values()))
-
-
-def _scaled(fits: Fits, chi_square: np.ndarray) -> Fits:
-    """Return fits with their misfit scaled to another chi-square."""
-    factor = chi_square / np.maximum(fits.chi_square, 1e-300)
-    return replace(fits, misfit=fits.misfit * factor[:, None])

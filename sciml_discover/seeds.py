@@ -1,19 +1,14 @@
-"""Where the search for laws begins: what the regressors propose, and all small laws where there are few."""
+"""Where the search for laws begins: combinations of what the regressors propose for each hole."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations, product
-from math import comb
+from collections.abc import Sequence
 
 import numpy as np
 
 from sciml_discover.constraints import Constraints
-from sciml_discover.library import Library
 from sciml_discover.refit import Candidates
 from sciml_discover.regressors import Supports
-
-Law = tuple[np.ndarray, ...]
 
 
 def proposed(supports: Supports, constraints: Constraints, most_terms: int, limit: int) -> Candidates | None:
@@ -72,61 +67,6 @@ def _cheapest(
         longer = [(*begin, choice) for begin in best for choice in hole]
         best = sorted(longer, key=lambda law: sum(score for score, _ in law))[:limit]
     return best
-
-
-def exhaustive(libraries: Sequence[Library], constraints: Constraints, limit: int) -> Candidates | None:
-    """Return all laws of up to as many terms as ``limit`` candidates allow, with every start of inner parameters.
-
-    Coefficients start at zero. None where not even the shortest laws, one term for each hole, are few enough.
-    """
-    found: dict[bytes, list[np.ndarray]] = {}
-    for extra in range(3):
-        fresh: dict[bytes, list[np.ndarray]] = {}
-        sizes = [
-            size
-            for size in product(range(1, 2 + extra), repeat=len(libraries))
-            if sum(size) == len(size) + extra
-        ]
-        if sum(_count(constraints, size) for size in sizes) + len(found) > limit:
-            break
-        for size in sizes:
-            for law in product(
-                *(_subsets(may, number) for may, number in zip(constraints.allowed, size, strict=True))
-            ):
-                complete = constraints.complete(law)
-                if complete is not None:
-                    fresh.setdefault(np.concatenate(complete).tobytes(), complete)
-        found.update(fresh)
-    laws = []
-    for complete in found.values():
-        nothing = [np.zeros(len(library)) for library in libraries]
-        laws += [
-            _candidate(complete, nothing, inner, "exhaustive") for inner in _inner_starts(libraries, complete)
-        ]
-    return Candidates.join(laws) if laws else None
-
-
-def _count(constraints: Constraints, size: Sequence[int]) -> int:
-    """Return how many laws have so many terms in each hole."""
-    total = 1
-    for may, number in zip(constraints.allowed, size, strict=True):
-        total *= comb(int(may.sum()), number)
-    return total
-
-
-def _subsets(allowed: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """Yield all supports of one size."""
-    for chosen in combinations(np.flatnonzero(allowed), size):
-        support = np.zeros(len(allowed), dtype=bool)
-        support[list(chosen)] = True
-        yield support
-
-
-def _inner_starts(libraries: Sequence[Library], supports: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
-    """Yield start values of all inner parameters, so that each active term meets each of its own start values."""
-    most = max(library.start_counts[own].max() for library, own in zip(libraries, supports, strict=True))
-    for turn in range(most):
-        yield [library.starts_at(turn) for library in libraries]
 
 
 def _candidate(

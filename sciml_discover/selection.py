@@ -11,7 +11,6 @@ import pydantic
 
 from sciml_discover.base import Count, Options, Watch, lazy_import, nobody_watches
 from sciml_discover.constraints import (
-    Constraints,
     LawOptions,
     build_constraints,
     build_libraries,
@@ -20,13 +19,12 @@ from sciml_discover.constraints import (
 from sciml_discover.criterion import Criterion
 from sciml_discover.errors import SolveError
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
-from sciml_discover.library import Library
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.profiles import profile_intervals
-from sciml_discover.refit import Candidates, Fits, Refitter
+from sciml_discover.refit import Fits, Refitter
 from sciml_discover.regressors import Supports
-from sciml_discover.search import Judge, LawSearch, SearchOptions
-from sciml_discover.seeds import exhaustive, proposed
+from sciml_discover.search import Judge, LawSearch, SearchOptions, View
+from sciml_discover.seeds import proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
 from sciml_discover.threads import single_threaded
@@ -73,8 +71,8 @@ class SelectOptions(Options):
 
     candidates: int = pydantic.Field(default=200, ge=1, le=1_000_000)
     """Most combinations of the regressors' proposals that are refitted through the ODE."""
-    exhaustive: int = pydantic.Field(default=600, ge=0, le=1_000_000)
-    """All laws of one term for each hole, and longer ones, are refitted too, as far as there are no more than this."""
+    exhaustive: int = pydantic.Field(default=20_000, ge=0, le=1_000_000)
+    """All laws of one term for each hole, and longer ones, are compared too, as far as there are no more than this."""
     most_terms: Count = 5
     """Longest laws, in terms per hole; longer ones fit anything and explain nothing."""
     search: SearchOptions = SearchOptions()
@@ -92,6 +90,7 @@ class RankedLaws:
     Attributes:
         laws: the choice is ``laws[0]``.
         n_rivals: ``laws[1 : 1 + n_rivals]`` are rivals within the allowed delta.
+        compared: how many laws were looked at from a trajectory, before or between fits.
         tried: how many candidate laws were fitted, the promising ones as continuous trajectories.
         failed: how many of them could not be solved or did not converge.
         identifiability: sentences that name degeneracies, collinear terms, merged terms.
@@ -101,6 +100,7 @@ class RankedLaws:
 
     laws: tuple[Law, ...]
     n_rivals: int
+    compared: int
     tried: int
     failed: int
     identifiability: tuple[str, ...]
@@ -121,9 +121,9 @@ def select(
 ) -> RankedLaws:
     """Refit candidate laws to the training rows through the ODE, and rank them.
 
-    The search begins with what the regressors propose and with all small laws, and moves on from the best by terms
-    added, dropped and swapped. Every candidate gets a cheap lower bound of its chi-square (continuity as a weak
-    penalty); those that could still win are refitted as continuous trajectories.
+    The laws that the regressors propose, all short ones and what is around the best of them are compared along the
+    trained trajectory by what chi-square they could reach, to second order (`outlook`). The best are refitted as
+    continuous trajectories, and the comparison goes on from there.
 
     Args:
         system: the known physics with its holes.
@@ -154,13 +154,16 @@ def select(
     judge = Judge(criterion, libraries, constraints)
     coarse = Refitter(system, libraries, rows, steps)
     search = LawSearch(coarse, judge, options.search, options.rival_delta, coordinates[1:], watch)
-    seeds = _seeds(supports, libraries, constraints, options)
-    starts = [Fits.begin(seeds, states, coordinates[:1])]
-    if not well_seen(system, data):
+    ude, theta = trained_ude(system, trained)
+    network = ude.filling, theta[:, ude.n_free :]
+    rough = not well_seen(system, data)
+    views = [View(*network, states, coordinates[:1], rough=rough)]
+    if rough:
         # Between few rows a trained trajectory may be anything; what a smoother makes of them is another guess.
         smooth = rows.keep_positive(rows.smooth_states)
-        starts.append(Fits.begin(seeds, smooth, ParameterMap(system, smooth.device).initial(1)))
-    fits = search.run(Fits.join(starts))
+        views.append(View(*network, smooth, ParameterMap(system, smooth.device).initial(1), rough=True))
+    proposals = proposed(supports, constraints, options.most_terms, options.candidates)
+    fits = search.run(views, proposals, options.exhaustive)
     values = judge.rank(fits)
     if not np.isfinite(values).any():
         raise SolveError(
@@ -184,38 +187,7 @@ def select(
             for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    return _rank(system, data, judge, refitter, fits, options, notes, search.tried)
-
-
-def _seeds(
-    supports: Supports, libraries: Sequence[Library], constraints: Constraints, options: SelectOptions
-) -> Candidates:
-    """Return the candidates that the search begins with: proposals of regressors first, then all small laws.
-
-    Raises:
-        SolveError: there are none.
-    """
-    found = [
-        proposed(supports, constraints, options.most_terms, options.candidates),
-        exhaustive(libraries, constraints, options.exhaustive),
-    ]
-    there = [candidates for candidates in found if candidates is not None]
-    if not there:
-        raise SolveError(
-            "the regressors propose no law that the constraints allow; widen [regress.library] or [regress.holes]"
-        )
-    both, seen, kept = Candidates.join(there), set[bytes](), []
-    several = len(there[0]) if len(there) > 1 else len(both)
-    inner = both.n_inner(libraries)
-    for i, key in enumerate(both.keys):
-        # A proposal has better numbers than the same law of the exhaustive list, unless parameters inside its terms
-        # may have started far off: then all starts count.
-        if i >= several and key in seen and not inner[i]:
-            continue
-        if i < several:
-            seen.add(key)
-        kept.append(i)
-    return both.take(np.array(kept))
+    return _rank(system, data, judge, refitter, fits, options, notes, search)
 
 
 def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:
@@ -264,7 +236,7 @@ def _rank(
     fits: Fits,
     options: SelectOptions,
     notes: list[str],
-    tried: int,
+    search: LawSearch,
 ) -> RankedLaws:
     complexity = fits.candidates.complexity
     values = judge.rank(fits)
@@ -312,7 +284,8 @@ def _rank(
     return RankedLaws(
         laws=laws,
         n_rivals=len(near),
-        tried=tried,
+        compared=search.compared,
+        tried=search.tried,
         failed=int((~solved).sum()),
         identifiability=(*notes, *_correlations(system, laws[0]), *_exchangeable(laws[: 1 + len(near)])),
         front_complexity=complexity[solved],

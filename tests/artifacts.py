@@ -200,6 +200,7 @@ def _laws(data: PreparedData) -> RankedLaws:
     return RankedLaws(
         laws=(choice, rival),
         n_rivals=1,
+        compared=40,
         tried=6,
         failed=1,
         identifiability=("hare*lynx and hare*lynx**2 are collinear on the visited region.",),

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from sciml_discover.base import Progress, nobody_watches
-from sciml_discover.expressions import parse_expression
 from sciml_discover.library import InnerParameter, Library, LibraryOptions, LibraryTerm, build_library
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.system import System
@@ -75,34 +74,6 @@ def test_bounds_rise_to_the_fit() -> None:
     assert np.median(before[finite] / fits.chi_square[finite]) > 0.9
     with pytest.raises(ValueError, match="round 3"):
         refitter.bound(start, 3, nobody_watches)
-
-
-def test_the_curvature_is_that_of_chi_square() -> None:
-    refitter, start = begin(LOTKA_VOLTERRA, TRUE)
-    fits = refitter.polish(refitter.refit(start, nobody_watches), nobody_watches)
-    curvature = refitter.curvature(fits)
-    xy = build_library(("x", "y"), DEGREE2).texts.index("x*y")
-    column = int(curvature.terms[0, xy])
-    assert (curvature.terms >= 0).sum() == 2
-    # At the optimum nothing pulls; beside it chi-square rises as the curvature says once all else follows.
-    variance = np.linalg.inv(curvature.matrix[0])
-    assert abs(curvature.gradient[0] @ variance @ curvature.gradient[0]) < 0.1
-    step = 3.0 * np.sqrt(variance[column, column])
-    coefficient = fits.candidates.coefficients[0][0, xy]
-    system = replace(LOTKA_VOLTERRA.system, equations={**LOTKA_VOLTERRA.system.equations})
-    fixed = system.fill(
-        {"predation": parse_expression(f"{coefficient + step}*x*y", ["x", "y"], where="test")}
-    )
-    libraries = [build_library(("x", "y"), DEGREE2)]
-    other = Refitter(fixed, libraries, LOTKA_VOLTERRA.rows(0.01), 2)
-    rest = Fits(
-        Candidates(
-            fits.candidates.supports[1:], fits.candidates.coefficients[1:], fits.candidates.inner[1:], ("fixed",)
-        ),
-        fits.states, fits.coordinates, fits.misfit, fits.converged,
-    )  # fmt: skip
-    moved = other.polish(rest, nobody_watches)
-    np.testing.assert_allclose(moved.chi_square[0] - fits.chi_square[0], 9.0, rtol=0.15)
 
 
 def test_candidates_do_not_depend_on_their_company() -> None:

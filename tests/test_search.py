@@ -23,7 +23,7 @@ POOR = [
     {"predation": {"x": 0.1}, "growth": {"1": 0.1}},
     {"predation": {"y**2": 0.1, "x**3": 0.1}, "growth": {"y": 0.1}},
 ]
-MOVES_ONLY = SelectOptions(exhaustive=0)
+MOVES_ONLY = SelectOptions(exhaustive=0, search=SearchOptions(width=0))
 
 
 def terms(laws: object) -> dict[str, list[str]]:
@@ -31,7 +31,12 @@ def terms(laws: object) -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize(
-    "options", [MOVES_ONLY, SelectOptions(exhaustive=100, search=SearchOptions(rounds=0))]
+    "options",
+    [
+        MOVES_ONLY,
+        SelectOptions(exhaustive=0, search=SearchOptions(rounds=0)),
+        SelectOptions(exhaustive=100, search=SearchOptions(width=0, rounds=0)),
+    ],
 )
 def test_the_law_is_found_though_nobody_proposes_it(options: SelectOptions) -> None:
     seen: list[Progress] = []
@@ -45,8 +50,10 @@ def test_the_law_is_found_though_nobody_proposes_it(options: SelectOptions) -> N
         watch=seen.append,
     )
     assert terms(found.laws[0]) == {"predation": ["x*y"], "growth": ["x*y"]}
-    assert found.laws[0].source == ("move" if options is MOVES_ONLY else "exhaustive")
-    assert found.tried > 20
+    found_by = "move" if options is MOVES_ONLY else "exhaustive" if options.exhaustive else "search"
+    assert found.laws[0].source == found_by
+    assert found.compared > 20
+    assert found.tried > 4
     assert any(event.message == "moves" for event in seen) == (options is MOVES_ONLY)
 
 
@@ -56,7 +63,7 @@ def test_without_moves_and_small_laws_only_proposals_compete() -> None:
         LOTKA_VOLTERRA.data(0.005, seed=1),
         untrained(LOTKA_VOLTERRA),
         propose(LOTKA_VOLTERRA, DEGREE3, *POOR),
-        SelectOptions(exhaustive=0, search=SearchOptions(rounds=0)),
+        SelectOptions(exhaustive=0, search=SearchOptions(width=0, rounds=0)),
         laws=LawOptions(library=DEGREE3),
     )
     assert found.tried == 4

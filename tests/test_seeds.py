@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from sciml_discover.constraints import Constraints
-from sciml_discover.library import InnerParameter, Library, LibraryTerm
 from sciml_discover.regressors import HoleSupports, Supports
-from sciml_discover.seeds import exhaustive, proposed
+from sciml_discover.seeds import proposed
 
 
 def hole(name: str, supports: list[list[int]], residuals: list[float], source: str = "stlsq") -> HoleSupports:
@@ -24,7 +23,6 @@ TWO = Supports(
         hole("q", [[0, 0, 1], [0, 1, 1]], [0.01, 0.01], "best_subset"),
     )
 )
-LIBRARY = Library(("x",), [LibraryTerm("1"), LibraryTerm("x"), LibraryTerm("x**2")])
 
 
 def anything(
@@ -78,32 +76,3 @@ def test_what_is_not_allowed_is_taken_out_and_what_is_left_is_one_candidate() ->
     assert (found.supports[1] == [0, 0, 1]).all()
     assert (found.coefficients[1] == [0, 0, 2]).all()
     assert proposed(TWO, anything(allowed=([1, 1, 1], [1, 0, 0])), 5, 100) is None
-
-
-def test_all_small_laws_as_far_as_there_are_few() -> None:
-    libraries = [LIBRARY, LIBRARY]
-    assert exhaustive(libraries, anything(), 8) is None
-    pairs = exhaustive(libraries, anything(), 9)
-    assert pairs is not None
-    assert len(set(pairs.keys)) == len(pairs) == 9
-    # One term more in either hole: 2 * 3 * 3 further laws.
-    more = exhaustive(libraries, anything(), 27)
-    assert more is not None
-    assert len(set(more.keys)) == len(more) == 27
-    assert sorted(set(more.complexity.tolist())) == [2, 3]
-    fewer = exhaustive(libraries, anything(allowed=([0, 1, 1], [0, 0, 1])), 9)
-    assert fewer is not None
-    assert (fewer.supports[1] == [0, 0, 1]).all()
-
-
-def test_inner_parameters_begin_at_each_of_their_starts() -> None:
-    term = LibraryTerm("x/(K + x)", (InnerParameter("K", 2.0, 0.1, 50.0),))
-    library = Library(("x",), [LibraryTerm("x"), term])
-    starts = library.start_values(1)[:, 0]
-    assert len(starts) > 2
-    nothing, free = np.zeros(2, dtype=bool), np.ones(2, dtype=bool)
-    found = exhaustive([library], Constraints((free,), (nothing,), (np.zeros(2, dtype=int),), (), 5), 2)
-    assert found is not None
-    with_it = found.supports[0][:, 1]
-    assert sorted(found.inner[0][with_it, 0].tolist()) == sorted(starts.tolist())
-    assert (~with_it).sum() == 1

@@ -184,7 +184,7 @@ def _truth_fitted(
             data,
             found.trained,
             Supports(tuple(only)),
-            SelectOptions(exhaustive=0, search=SearchOptions(rounds=0)),
+            SelectOptions(exhaustive=0, search=SearchOptions(width=0, rounds=0)),
             laws=laws,
         )
     except SolveError:

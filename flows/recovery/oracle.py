@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ import torch
 from flows.benchmarks.problems import TrainingProblem
 from flows.recovery.discovery import true_positions
 from sciml_discover.base import nobody_watches
+from sciml_discover.blocks import Blocks
 from sciml_discover.constraints import Constraints, build_constraints, build_libraries, excluded_terms
 from sciml_discover.expressions import parse_expression
 from sciml_discover.library import Library
@@ -23,7 +23,7 @@ from sciml_discover.noise import Noise, NoiseOptions, measure_noise
 from sciml_discover.objectives.problem import Rows, make_rows
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.regressors import RegressOptions
-from sciml_discover.seeds import exhaustive
+from sciml_discover.shortlist import short_laws as laws_up_to
 from sciml_discover.simplify import canonical_terms, redundant_terms
 from sciml_discover.solve import choose_steps
 from sciml_discover.threads import single_threaded
@@ -93,11 +93,11 @@ def setting(
 
 def every_short_law(place: Setting) -> Candidates:
     """Return all laws of one term for each hole, with every start of the numbers inside."""
-    number = prod(int(may.sum()) for may in place.constraints.allowed)
-    candidates = exhaustive(place.libraries, place.constraints, number)
-    if candidates is None:
-        raise ValueError("no law of one term for each hole is allowed")
-    return candidates.take(np.flatnonzero(candidates.complexity == len(place.libraries)))
+    blocks = Blocks.of(place.libraries, place.constraints)
+    [laws] = [*laws_up_to(blocks, len(blocks) ** len(place.libraries))][:1]
+    nothing = np.zeros((len(laws), sum(len(offer) for offer in blocks.offers)))
+    starts = [library.starts_at(0) for library in place.libraries]
+    return blocks.candidates([*map(tuple, laws.tolist())], nothing, starts, ["every"] * len(laws))
 
 
 def begun(place: Setting, candidates: Candidates) -> Fits:

@@ -26,7 +26,7 @@ LEVELS = ("0.001", "0.005", "0.01", "0.025", "0.05")
 """Noise sd as a fraction of the mean of each species."""
 
 NO_LIST = SelectOptions(exhaustive=0)
-PROPOSED_ONLY = SelectOptions(exhaustive=0, search=SearchOptions(rounds=0))
+PROPOSED_ONLY = SelectOptions(exhaustive=0, search=SearchOptions(width=0, rounds=0))
 
 FEWER = {
     "no exhaustive seeds": (NO_LIST, False),
@@ -138,9 +138,9 @@ SCENARIO_1 = Case(
     note=(
         "The row is the noise sd as a fraction of each species' mean. Published: the reference recipe of the first "
         "scenario. The oracle fits all 529 laws of one term each, from the true states and with the true noise sd, "
-        "and takes the best. Without exhaustive seeds, small laws are no longer all tried: the search begins with what "
-        "the regressors find in the network's samples, or, shuffled, where the learnt values stand at the wrong "
-        "points. Alone, proposals are refitted and ranked, and the search makes no moves from there."
+        "and takes the best. Without exhaustive seeds, short laws are no longer all compared: the search begins with "
+        "what the regressors find in the network's samples, or, shuffled, where the learnt values stand at the wrong "
+        "points. Alone, proposals are refitted and ranked, and the search makes no moves at all."
     ),
 )
 

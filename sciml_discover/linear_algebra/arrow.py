@@ -109,14 +109,26 @@ class ArrowNormal:
         """
         own = damped(self.own, damping[:, None])
         shared = damped(self.shared, damping)
-        right = torch.cat([self.cross, self.own_gradient[..., None]], dim=-1)
-        eliminated = solve_positive(own, right)
+        eliminated = solve_positive(own, self._right())
         reduction = self.cross.transpose(-1, -2) @ eliminated
         matrix = shared - reduction[..., :-1].sum(1)
         vector = self.shared_gradient - reduction[..., -1].sum(1)
         shared_step = -solve_positive(matrix, vector[..., None])[..., 0]
         own_step = -eliminated[..., -1] - (eliminated[..., :-1] @ shared_step[:, None, :, None])[..., 0]
         return own_step, shared_step
+
+    def marginal(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return matrix and gradient of ``theta`` once the nodes follow it, and what their own step takes off the cost.
+
+        NaN where a block of nodes is not positive definite.
+        """
+        right = self._right()
+        taken = (right.transpose(-1, -2) @ solve_positive(self.own, right)).sum(1)
+        matrix = self.shared - taken[..., :-1, :-1]
+        return matrix, self.shared_gradient - taken[..., :-1, -1], 0.5 * taken[..., -1, -1]
+
+    def _right(self) -> torch.Tensor:
+        return torch.cat([self.cross, self.own_gradient[..., None]], dim=-1)
 
     def solve_holding(self, held: torch.Tensor, move: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return Gauss-Newton steps of the first nodes and of ``theta`` in which one number moves as told.

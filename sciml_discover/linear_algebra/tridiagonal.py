@@ -54,6 +54,16 @@ class TridiagonalNormal:
         nodes = -substitute(reduced, solve_root(reduced), both[..., None])[..., 0]
         return nodes, shared_step, self._predicted_change(nodes, shared_step)
 
+    def marginal(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return matrix and gradient of ``theta`` once the nodes follow it, and what their own step takes off the cost.
+
+        NaN where the nodes' matrix is not positive definite.
+        """
+        reduced = eliminate(self.diagonal, self.upper, self._right())
+        total = self._taken(reduced)
+        matrix = self.shared - total[..., :-1, :-1]
+        return matrix, self.shared_gradient - total[..., :-1, -1], 0.5 * total[..., -1, -1]
+
     def _damped_diagonal(self, damping: torch.Tensor) -> torch.Tensor:
         return self.diagonal + torch.diag_embed(
             (damping[:, None, None, None] * self.node_damping).expand(self.node_gradient.shape)
@@ -64,10 +74,13 @@ class TridiagonalNormal:
 
     def _schur(self, reduced: Reduced) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the matrix and the gradient of ``theta`` after the elimination of all nodes."""
-        total = reduced.product + reduced.right.flatten(1, 3).transpose(-1, -2) @ solve_root(reduced).flatten(
-            1, 3
-        )
+        total = self._taken(reduced)
         return self.shared - total[..., :-1, :-1], self.shared_gradient - total[..., :-1, -1]
+
+    def _taken(self, reduced: Reduced) -> torch.Tensor:
+        """Return what the elimination takes from ``theta`` and from the column of gradients, ``(B, q + 1, q + 1)``."""
+        root = solve_root(reduced).flatten(1, 3)
+        return reduced.product + reduced.right.flatten(1, 3).transpose(-1, -2) @ root
 
     def _predicted_change(self, steps: torch.Tensor, shared_step: torch.Tensor) -> torch.Tensor:
         product = (self.diagonal @ steps[..., None])[..., 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -47,11 +48,22 @@ def fit_smoother(
         [np.asarray(series, dtype=float)[keep] for series, keep in zip(part, seen, strict=True)]
         for part in (times, values, sizes)
     )
+    series = tuple(
+        tuple(part.tobytes() for part in (at, measured, size))
+        for at, measured, size in zip(times, values, sizes, strict=True)
+    )
     method = Automatic() if smoother is None else smoother
+    return _remembered(method, series)  # pyright: ignore[reportArgumentType] - pydantic hashes frozen models
+
+
+@functools.lru_cache(maxsize=64)
+def _remembered(smoother: AbstractSmoother, series: tuple[tuple[bytes, ...], ...]) -> AbstractCurves:
+    """Return smooth curves, which every stage of a run asks for again: bytes of times, values and sizes."""
+    times, values, sizes = ([np.frombuffer(item[part]) for item in series] for part in range(3))
     warp = TimeWarp.between(times)
     if warp is None:
-        return method.fit(times, values, sizes)
-    return WarpedCurves(method.fit([warp.place(series) for series in times], values, sizes), warp)
+        return smoother.fit(times, values, sizes)
+    return WarpedCurves(smoother.fit([warp.place(at) for at in times], values, sizes), warp)
 
 
 def fit_smoother_per_value(

@@ -1,0 +1,191 @@
+"""What every law of the library could reach, to second order, seen from one trajectory.
+
+Along a trajectory that fits the data, what stands in the holes is exchanged for a sum of library terms: one
+linearization of the equation by the coefficients of the whole library, with initial states, continuity and free
+parameters following, makes chi-square a quadratic function of all coefficients at once. The chi-square of any law is
+then that of a small linear least-squares problem. Nothing is differentiated numerically and no sample of the
+network is regressed: the comparison is made where the noise is, at the measured values (generalised least squares
+through the linearised equation; Gauss-Newton's approximation, as the score test has it: Rao 1948,
+doi:10.1017/S0305004100023987).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sciml_discover.base import lazy_import
+from sciml_discover.blocks import Blocks, Law
+from sciml_discover.exchange import Exchange
+from sciml_discover.holes import AbstractFilling
+from sciml_discover.refit import Refitter
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy_import("torch")
+
+RIDGE = 1e-10
+"""Added to the unit diagonal of the scaled matrix of a law."""
+
+COLLINEAR = 1e-8
+"""Of a block's own curvature, what the blocks already there must leave, or it says nothing new."""
+
+AT_ONCE = 20_000_000
+"""Numbers that are held at a time."""
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Chi-square of laws as a quadratic function of the coefficients of all columns on offer.
+
+    Attributes:
+        level: chi-square with nothing in the holes.
+        slope: half of how it falls with each coefficient, scaled, with a zero at its end, shape ``(C + 1,)``.
+        matrix: its second derivatives by halves, scaled to unit diagonal, with zeros at its end, shape
+            ``(C + 1, C + 1)``.
+        scale: coefficients are this times the scaled ones, shape ``(C + 1,)``.
+        usable: columns that have a value and an effect, same shape; the padding of blocks at the end is usable.
+    """
+
+    level: float
+    slope: np.ndarray
+    matrix: np.ndarray
+    scale: np.ndarray
+    usable: np.ndarray
+
+    @classmethod
+    def of(cls, level: float, slope: np.ndarray, matrix: np.ndarray) -> Outlook:
+        """Return the outlook for slope ``(C,)`` and matrix ``(C, C)`` of all columns."""
+        count = len(slope)
+        diagonal = np.diag(matrix)
+        with np.errstate(invalid="ignore"):
+            usable = np.isfinite(slope) & np.isfinite(diagonal) & (diagonal > 0)
+        scale = np.zeros(count + 1)
+        scale[:-1][usable] = diagonal[usable] ** -0.5
+        padded, flat = np.zeros((count + 1, count + 1)), np.zeros(count + 1)
+        both = np.ix_(usable, usable)
+        padded[:-1, :-1][both] = (matrix * np.outer(scale[:-1], scale[:-1]))[both]
+        flat[:-1][usable] = (slope * scale[:-1])[usable]
+        return cls(level, flat, padded, scale, np.append(usable, True))
+
+    def available(self, blocks: Blocks) -> np.ndarray:
+        """Return which blocks' terms have columns that can be used, shape ``(U,)``."""
+        terms = blocks.added.sum(axis=1)
+        there = self.usable[blocks.columns] | (np.arange(blocks.columns.shape[1]) >= terms[:, None])
+        return there.all(axis=1)
+
+    def fit(self, blocks: Blocks, laws: Sequence[Law]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest chi-square of laws ``(n,)`` and the coefficients there, of all columns ``(n, C)``."""
+        columns = self._columns(blocks, laws)
+        _, fitted = self._solved(columns)
+        chi_square = self.level - (self.slope[columns] * fitted).sum(axis=1)
+        coefficients = np.zeros((len(laws), len(self.scale)))
+        np.put_along_axis(coefficients, columns, fitted * self.scale[columns], axis=1)
+        return np.maximum(chi_square, 0.0), coefficients[:, :-1]
+
+    def chi_square(self, columns: np.ndarray) -> np.ndarray:
+        """Return the smallest chi-square for sets of columns, shape ``(n, w)``, of shape ``(n,)``."""
+        parts = np.array_split(columns, -(-columns.size * columns.shape[1] // AT_ONCE))
+        return np.concatenate(
+            [self.level - (self.slope[part] * self._solved(part)[1]).sum(axis=1) for part in parts]
+        )
+
+    def gains(self, blocks: Blocks, laws: Sequence[Law]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the smallest chi-square of laws ``(n,)``, and what each block more would take off it ``(n, U)``.
+
+        It is NaN for blocks that say nothing new.
+        """
+        columns = self._columns(blocks, laws)
+        inverse, fitted = self._solved(columns)
+        chi_square = self.level - (self.slope[columns] * fitted).sum(axis=1)
+        between = self.matrix[columns]  # (n, w, C + 1)
+        slope = self.slope - (between * fitted[..., None]).sum(axis=1)
+        reach = inverse @ between
+        if blocks.columns.shape[1] == 1:
+            own = blocks.columns[:, 0]
+            left = np.diag(self.matrix)[own] - (between * reach).sum(axis=1)[:, own]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return chi_square, np.where(left > COLLINEAR, slope[:, own] ** 2 / left, np.nan)
+        own = blocks.columns
+        left = self.matrix[own[:, :, None], own[:, None, :]] - np.einsum(
+            "nwug,nwuh->nugh", between[:, :, own], reach[:, :, own]
+        )
+        size = own.shape[1]
+        empty = ~self.usable[own] | (own == len(self.scale) - 1)
+        first = left[..., 0, 0] > COLLINEAR
+        # A derivative that says nothing new is left out; a block whose term says nothing new is no block.
+        flat = np.einsum("nugg->nug", left) <= COLLINEAR
+        unit = np.where(empty | flat, 1.0, 0.0)
+        left = np.where((empty | flat)[..., None] | (empty | flat)[..., None, :], 0.0, left)
+        left = left + unit[..., None] * np.eye(size) + RIDGE * np.eye(size)
+        right = np.where(empty | flat, 0.0, slope[:, own])
+        gain = (right * np.linalg.solve(left, right[..., None])[..., 0]).sum(axis=-1)
+        return chi_square, np.where(first, gain, np.nan)
+
+    def _columns(self, blocks: Blocks, laws: Sequence[Law]) -> np.ndarray:
+        """Return the columns of laws, padded, shape ``(n, w)`` with at least one."""
+        last = len(self.scale) - 1
+        own = [blocks.columns[list(law)].ravel() for law in laws]
+        own = [columns[(columns != last) & self.usable[columns]] for columns in own]
+        width = max(1, *(len(columns) for columns in own))
+        return np.array([[*columns, *[last] * (width - len(columns))] for columns in own])
+
+    def _solved(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the inverse of each set's matrix ``(n, w, w)`` and its scaled coefficients ``(n, w)``."""
+        matrix = self.matrix[columns[:, :, None], columns[:, None, :]]
+        padding = columns == len(self.scale) - 1
+        matrix = matrix + (RIDGE + padding)[..., None] * np.eye(columns.shape[1])
+        inverse = np.linalg.inv(matrix)
+        return inverse, (inverse @ self.slope[columns][..., None])[..., 0]
+
+
+def look_around(
+    refitter: Refitter,
+    blocks: Blocks,
+    present: AbstractFilling,
+    weights: torch.Tensor,
+    states: torch.Tensor,
+    coordinates: torch.Tensor,
+    inner: Sequence[np.ndarray],
+) -> list[Outlook | None]:
+    """Return what laws could reach, seen from trajectories; None where a linearization fails.
+
+    Args:
+        refitter: whose rows and weights count.
+        blocks: what laws are put together from.
+        present: what stands in the holes.
+        weights: of that, shape ``(B, n_weights)``.
+        states: at the rows, shape ``(B, J, L, d)``.
+        coordinates: of the free parameters, shape ``(B, n_free)``.
+        inner: per hole, inner parameters at the first start of every term, shape ``(B, n_inner)``.
+    """
+    exchange = Exchange(present, weights, blocks.libraries, refitter.system.hole_inputs, blocks.offers, inner)
+    matrix, gradient, chi_square = refitter.marginal(exchange, states, coordinates)
+    n_free, begins = coordinates.shape[1], np.cumsum([0, *exchange.widths[:-1]])
+    leaving = n_free + begins
+    coming = np.setdiff1d(np.arange(n_free, matrix.shape[1]), leaving)
+    seen = []
+    for own, slope, level in zip(matrix, gradient, chi_square.tolist(), strict=True):
+        # What stands there now goes: a step of -1 along each of its shares.
+        level = level - 2.0 * slope[leaving].sum() + own[np.ix_(leaving, leaving)].sum()
+        slope = slope - own[:, leaving].sum(axis=1)
+        free = own[:n_free, :n_free]
+        if not (np.isfinite(level) and np.isfinite(free).all() and np.isfinite(slope[:n_free]).all()):
+            seen.append(None)
+            continue
+        own_scale = 1.0 / np.sqrt(np.maximum(np.diag(free), 1e-300))
+        inverse = np.linalg.pinv(free * np.outer(own_scale, own_scale), rcond=1e-10, hermitian=True)
+        inverse = inverse * np.outer(own_scale, own_scale)
+        across = own[np.ix_(coming, np.arange(n_free))] @ inverse
+        seen.append(
+            Outlook.of(
+                float(level - slope[:n_free] @ inverse @ slope[:n_free]),
+                -(slope[coming] - across @ slope[:n_free]),
+                own[np.ix_(coming, coming)] - across @ own[np.ix_(np.arange(n_free), coming)],
+            )
+        )
+    return seen
