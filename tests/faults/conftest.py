@@ -10,7 +10,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.faults.counts import Counts, document
+from tests.faults.counts import Counts, document, form_of
 from tests.faults.zygote import Zygote
 
 COUNTS = pytest.StashKey[Counts]()
@@ -31,7 +31,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[COUNTS], config.stash[FIGURES] = Counts(), {}
     for form, examples in {"small": 30, "whole": 500}.items():
         hypothesis.settings.register_profile(f"faults {form}", deadline=None, max_examples=examples)
-    hypothesis.settings.load_profile(f"faults {config.getoption('--faults')}")
+    hypothesis.settings.load_profile(f"faults {form_of(config)}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,12 +47,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     counts = config.stash[COUNTS]
     if not counts:
         return
-    terminalreporter.section(f"faults, {config.getoption('--faults')}")
+    terminalreporter.section(f"faults, {form_of(config)}")
     for row in counts.rows():
         terminalreporter.write_line(f"{row['survived']:4d} of {row['tried']:4d} survived: {row['fault']}")
     file = config.getoption("--faults-json")
     if file:
-        path, form = Path(file), config.getoption("--faults")
+        path, form = Path(file), form_of(config)
         before = json.loads(path.read_text()) if path.exists() else None
         if before is not None and before["form"] != form:
             before = None
@@ -63,7 +63,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 @pytest.fixture(scope="session")
 def whole_form(request: pytest.FixtureRequest) -> None:
     """Skip what takes too long for every day."""
-    if request.config.getoption("--faults") != "whole":
+    if form_of(request.config) != "whole":
         pytest.skip("takes long: --faults whole tries it")
 
 

@@ -12,6 +12,11 @@ import pytest
 from flows.recovery.document import code_digest
 
 
+def form_of(config: pytest.Config) -> str:
+    """Return how much is tried: ``"small"`` or ``"whole"``."""
+    return str(config.getoption("--faults"))
+
+
 class Counts:
     """The tests of faults so far.
 

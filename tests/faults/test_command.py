@@ -20,6 +20,7 @@ import pytest
 from sciml_discover.run_folders import list_runs
 from sciml_discover.stages import STAGES
 from tests.fakes import write_experiment
+from tests.faults.counts import form_of
 from tests.faults.outcome import locks_left, processes_of
 from tests.faults.zygote import ROOT
 
@@ -36,7 +37,7 @@ COUNTS = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    counts = COUNTS[metafunc.config.getoption("--faults")]
+    counts = COUNTS[form_of(metafunc.config)]
     if "moment" in metafunc.fixturenames:
         generator = random.Random("Ctrl-C")
         metafunc.parametrize("moment", [round(generator.random(), 3) for _ in range(counts["moment"])])
@@ -184,7 +185,7 @@ class Website(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.send_error(404)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         pass
 
 

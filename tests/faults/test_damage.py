@@ -17,6 +17,7 @@ from sciml_discover.run_folders import store_in
 from sciml_discover.runs import discover
 from sciml_discover.stages import STAGES
 from tests.fakes import FakeVerbs, install, write_experiment
+from tests.faults.counts import form_of
 from tests.faults.experiments import write_logistic
 from tests.faults.outcome import comparable, last_result, locks_left
 from tests.faults.zygote import Zygote
@@ -125,7 +126,7 @@ def test_damage_is_noticed_mended_and_told(
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "damage_of_all" in metafunc.fixturenames:
-        whole = metafunc.config.getoption("--faults") == "whole"
+        whole = form_of(metafunc.config) == "whole"
         metafunc.parametrize("damage_of_all", list(DAMAGES) if whole else ["flip"])
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from sciml_discover.stages import STAGES
 from tests.fakes import write_experiment
+from tests.faults.counts import form_of
 from tests.faults.zygote import Ended, Zygote
 
 NAMES = [stage.name for stage in STAGES]
@@ -25,7 +26,7 @@ NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, values in (("size", SIZES), ("limit", LIMITS)):
         if name in metafunc.fixturenames:
-            metafunc.parametrize(name, values[metafunc.config.getoption("--faults")])
+            metafunc.parametrize(name, values[form_of(metafunc.config)])
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 
 from sciml_discover.experiment import load_experiment
 from sciml_discover.readers import prepare_data
+from tests.faults.counts import form_of
 from tests.faults.hostile import FAMILIES, SCHEMA, Chance, write_good
 from tests.faults.zygote import Zygote
 
@@ -21,7 +22,7 @@ COUNTS = {"small": 1, "whole": 10}
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "family" in metafunc.fixturenames:
-        count = COUNTS[metafunc.config.getoption("--faults")]
+        count = COUNTS[form_of(metafunc.config)]
         cases = [
             pytest.param(
                 name, number, marks=pytest.mark.faults(f"hostile input: {name}"), id=f"{name}-{number}"

@@ -16,6 +16,7 @@ import pytest
 
 from sciml_discover.cache import verify
 from sciml_discover.run_folders import list_runs, store_in
+from tests.faults.counts import form_of
 from tests.faults.experiments import write_logistic
 from tests.faults.outcome import comparable, last_result, locks_left, processes_of
 from tests.faults.zygote import ROOT, Zygote
@@ -25,7 +26,7 @@ MOMENTS = {"small": {"moment": 2, "moment_of_command": 1}, "whole": {"moment": 5
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    counts = MOMENTS[metafunc.config.getoption("--faults")]
+    counts = MOMENTS[form_of(metafunc.config)]
     for name in counts.keys() & set(metafunc.fixturenames):
         generator = random.Random(name)
         moments = [generator.random() for _ in range(counts[name])]

@@ -6,6 +6,7 @@ import io
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -34,13 +35,18 @@ COLUMNS = st.integers(1, 4).flatmap(
 
 def npz(rows: list[list[float]]) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **{f"c{index}": np.array(column) for index, column in enumerate(zip(*rows, strict=True))})
+    columns: dict[str, Any] = {
+        f"c{index}": np.array(column) for index, column in enumerate(zip(*rows, strict=True))
+    }
+    np.savez(file, **columns)
     return file.getvalue()
 
 
 def packed_npz(rows: list[list[float]]) -> bytes:
     file = io.BytesIO()
-    columns = {f"c{index}": np.array(column) for index, column in enumerate(zip(*rows, strict=True))}
+    columns: dict[str, Any] = {
+        f"c{index}": np.array(column) for index, column in enumerate(zip(*rows, strict=True))
+    }
     np.savez_compressed(file, **columns)
     return file.getvalue()
 

@@ -15,6 +15,7 @@ from sciml_discover.cache import verify
 from sciml_discover.run_folders import list_runs, store_in
 from sciml_discover.stages import STAGES
 from tests.fakes import write_experiment
+from tests.faults.counts import form_of
 from tests.faults.experiments import write_logistic
 from tests.faults.outcome import locks_left
 from tests.faults.zygote import Zygote
@@ -26,7 +27,7 @@ FAR = 120.0
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "time_around" in metafunc.fixturenames:
-        metafunc.parametrize("time_around", range(TIMES[metafunc.config.getoption("--faults")]))
+        metafunc.parametrize("time_around", range(TIMES[form_of(metafunc.config)]))
 
 
 def digests(out: Path) -> list[dict[str, str]]:
