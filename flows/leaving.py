@@ -36,7 +36,7 @@ def make_haste() -> None:
 
 
 def leave(status: object, *, interrupted: int) -> None:
-    """End the process at once after Ctrl-C or `make_haste`; otherwise do nothing.
+    """End the process at once after Ctrl-C or `make_haste`; otherwise let it end, and nothing change its status.
 
     Args:
         status: the exit status that it is about to have.
@@ -46,6 +46,8 @@ def leave(status: object, *, interrupted: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+    # All is done and told: Ctrl-C while Python takes itself down would only say otherwise.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _interrupt() -> None:

@@ -110,11 +110,13 @@ def test_ctrl_c_at_any_moment(case: tuple[Path, Path], home: Path, seconds: floa
     with start(*case, home, FAKE_SLEEP="select", FAKE_SECONDS="2", FAKE_BEGIN="begun\n") as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "begun\n"  # Python and the stand-ins are imported
-        time.sleep(moment * seconds)
+        time.sleep(0.9 * moment * seconds)
         process.send_signal(signal.SIGINT)
         sent = time.monotonic()
         _, said = process.communicate(timeout=60)
         took = time.monotonic() - sent
+    if process.returncode == 0 and "report   made in" in said:
+        pytest.skip("this one was quicker than the one that was timed, and had ended by then")
     assert process.returncode == 130, said
     assert took < 3, took
     assert said.splitlines()[-1] in ("sciml-discover: interrupted", f"sciml-discover: interrupted. {KEPT}"), (

@@ -249,6 +249,19 @@ def test_an_interrupt_that_a_finalizer_swallows_comes_again() -> None:
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
+def test_an_interrupt_after_the_end_does_not_change_the_status() -> None:
+    code = (
+        "import atexit, os, signal\nfrom flows import cli\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.fixture
 def runs(experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two runs, the second one rejected, and the beginning of a third."""
