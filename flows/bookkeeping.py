@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -17,11 +18,53 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import StateType, TaskRun
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 from prefect.states import Crashed
+
+from flows.server import ServerError
+
+LOST_SERVER = (httpx.TransportError, PrefectHTTPStatusError)
+"""What Prefect raises when its server is gone, or answers with errors, after all its attempts."""
+
+ANSWER_SECONDS = 10.0
 
 _RUNNING = FlowRunFilter(
     state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING]))
 )
+
+
+def check_api() -> None:
+    """Make sure that a Prefect server answers, before anything relies on it.
+
+    Raises:
+        ServerError: if it does not.
+    """
+    url = PREFECT_API_URL.value()
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0, PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS}),
+        get_client(sync_client=True) as client,
+    ):
+        problem = client.api_healthcheck()
+    if problem is not None:
+        raise ServerError(
+            f"no Prefect server answers at PREFECT_API_URL = {url} ({_first_line(problem)}). Start it there, or unset "
+            "PREFECT_API_URL: a run then brings its own."
+        )
+
+
+def gone(error: BaseException) -> str:
+    """Return that the server is gone, as a sentence."""
+    return f"The Prefect server at {PREFECT_API_URL.value()} does not answer any more ({_first_line(error)})."
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def process_tag() -> str:
@@ -63,11 +106,14 @@ def wait_until_recorded(flow_run_id: UUID, seconds: float = 5.0) -> bool:
     server that is stopped at once would lose the last of them.
     """
     deadline = time.monotonic() + seconds
-    with get_client(sync_client=True) as client:
-        while not all(_is_final(task) for task in _task_runs(client, flow_run_id)):
-            if time.monotonic() > deadline:
-                return False
-            time.sleep(0.05)
+    try:
+        with get_client(sync_client=True) as client:
+            while not all(_is_final(task) for task in _task_runs(client, flow_run_id)):
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(0.05)
+    except LOST_SERVER:
+        return False
     return True
 
 

@@ -18,6 +18,7 @@ from flows import schedule_commands
 from flows.command_options import (
     ACCEPTED,
     FAILED,
+    INTERRUPTED,
     REJECTED,
     Device,
     DeviceOption,
@@ -27,6 +28,7 @@ from flows.command_options import (
     Overrides,
     exits,
 )
+from flows.leaving import keep_interrupts, leave
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -513,7 +515,12 @@ def _print_json(document: Any) -> None:
 
 def main() -> None:
     """Start the command line."""
-    app()
+    keep_interrupts()
+    try:
+        app()
+    except SystemExit as end:
+        leave(end.code, interrupted=INTERRUPTED)
+        raise
 
 
 if __name__ == "__main__":

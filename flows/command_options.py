@@ -46,21 +46,18 @@ def exits(command: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> None:
-        from sciml_discover.errors import InputError
-
         try:
             status = command(*args, **kwargs)
-        except InputError as error:
-            complain(str(error))
-            status = WRONG_INPUT
-        except KeyboardInterrupt:
-            complain("interrupted")
+        except KeyboardInterrupt as error:
+            complain(str(error) or "interrupted")
             status = INTERRUPTED
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except Exception as error:
-            complain(f"{type(error).__name__}: {error}")
-            status = FAILED
+            from sciml_discover.errors import InputError, failure_message
+
+            complain(failure_message(error))
+            status = WRONG_INPUT if isinstance(error, InputError) else FAILED
         raise typer.Exit(status)
 
     return wrapped

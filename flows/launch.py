@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from rich.console import Console
 
 from flows.combinations import plan, sweep_name
+from flows.leaving import make_haste
 from flows.progress import shown_on
-from flows.server import prefect_api
+from flows.server import ServerError, prefect_api
 from flows.session import Session, session
 from sciml_discover.errors import InputError
 from sciml_discover.experiment import load_experiment
@@ -25,6 +27,17 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
     from flows.sweep_table import SweepTable
+
+
+PATIENCE = {
+    # After a lost connection: 2, 4 and 8 seconds. Prefect's own five attempts take over a minute, twice.
+    "PREFECT_CLIENT_MAX_RETRIES": "3",
+    # Its reports of events that did not arrive are pages long.
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
+}
+"""How long Prefect tries to reach a server that is gone, unless the environment says otherwise."""
+
+GOES_ON = "What is finished is kept; the same command goes on from there."
 
 
 def launch(
@@ -63,6 +76,7 @@ def launch(
     with _prefect(out, "flows.discover", prepare) as clock, shown_on(console) as watch:
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
+        from flows.bookkeeping import LOST_SERVER, gone
         from flows.discover import discover
 
         clock.watch = watch
@@ -76,8 +90,16 @@ def launch(
         }
         # Runs whose process is gone are found by that; waiting for the heartbeat's thread to end
         # would take a second.
-        with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-            state = discover.with_options(flow_run_name=run_id)(**parameters, return_state=True)
+        try:
+            with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
+                state = discover.with_options(flow_run_name=run_id)(**parameters, return_state=True)
+        except LOST_SERVER as error:
+            if not (out / run_id / "result.json").exists():
+                raise
+            make_haste()
+            # Prefect's list of runs lacks the end of this one; nothing else does.
+            console.print(f"{gone(error)} The result is whole.", highlight=False, soft_wrap=True)
+            return DiscoveryResult.from_file(out / run_id)
         _settle(state)
     return _result_of(state, out / run_id)
 
@@ -235,19 +257,27 @@ def launch_recovery_benchmark(
 @contextlib.contextmanager
 def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Session]:
     """Have a Prefect server; while it starts, ``prepare`` and import the module of a flow."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     with prefect_api(out) as server:
         clock = Session()
         prepare()
         clock.imports = time.perf_counter() - clock.begun
         importlib.import_module(flow)
-        from flows.bookkeeping import close_stale_runs
+        from flows.bookkeeping import LOST_SERVER, check_api, close_stale_runs, gone
 
         if server is not None:
             server.wait()
+        check_api()
         close_stale_runs()
         token = session.set(clock)
         try:
             yield clock
+        except LOST_SERVER as error:
+            make_haste()
+            raise ServerError(f"{gone(error)} {GOES_ON}") from error
+        except KeyboardInterrupt as error:
+            raise KeyboardInterrupt(f"interrupted. {GOES_ON}") from error
         finally:
             session.reset(token)
 

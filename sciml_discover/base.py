@@ -11,9 +11,19 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import pydantic
+
+# Experiment files come from strangers: every whole number in them has an upper bound.
+Count = Annotated[int, pydantic.Field(ge=1, le=10_000)]
+"""How many of something are made, tried or kept."""
+Iterations = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
+"""How often a step is made."""
+RowCount = Annotated[int, pydantic.Field(ge=1, le=1_000_000)]
+"""A length in rows of the data."""
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+"""The seed of a generator of random numbers."""
 
 
 class Options(pydantic.BaseModel):

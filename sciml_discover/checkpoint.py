@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import shutil
 import time
 from collections.abc import Mapping
 from importlib import metadata
@@ -101,11 +100,6 @@ class Checkpoints:
             self._watch(Progress(self._stage, f"no checkpoint can be written: {error}"))
             self._folder = None
         self._last = time.monotonic()
-
-    def remove(self) -> None:
-        """Remove the checkpoint: the work is done."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _path(self, folder: Path) -> Path:
         return folder / "checkpoint.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +13,7 @@ import pydantic
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.expressions import check_expression
-from sciml_discover.library import PLACEHOLDERS, Library, LibraryOptions, build_library
+from sciml_discover.library import PLACEHOLDERS, Library, LibraryOptions, build_library, check_size
 
 if TYPE_CHECKING:
     from sciml_discover.system import System
@@ -129,8 +130,8 @@ def check_law_options(options: LawOptions, missing: Mapping[str, Sequence[str]])
                 do=did_you_mean(name, missing),
             )
     together = [name for group in options.shared for name in group]
-    for name in together:
-        if together.count(name) > 1:
+    for name, times in Counter(together).items():
+        if times > 1:
             raise InputError(
                 f"the hole {name!r} more than once",
                 where="[regress] shared",
@@ -174,6 +175,8 @@ def _check_library(options: LibraryOptions, holes: Sequence[Sequence[str]], wher
         check_expression(
             text, [*PLACEHOLDERS, *options.inner], where=f"{where} templates", exponents=options.inner
         )
+    for inputs in holes:
+        check_size(inputs, options, where)
 
 
 def build_libraries(system: System, options: LawOptions) -> list[Library]:

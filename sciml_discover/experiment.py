@@ -15,7 +15,7 @@ from typing import Any
 
 import pydantic
 
-from sciml_discover.base import Options
+from sciml_discover.base import Options, Seed
 from sciml_discover.constraints import check_law_options
 from sciml_discover.errors import InputError, did_you_mean
 from sciml_discover.option_errors import name_file, to_input_error
@@ -27,6 +27,18 @@ from sciml_discover.toml_writer import to_toml
 from sciml_discover.training import TrainOptions
 from sciml_discover.validation import ValidateOptions
 
+MOST_BYTES = 2**20
+"""Largest experiment file: 1 MiB."""
+
+DEEPEST = 64
+"""Deepest nesting of tables and lists, and most parts of a dotted key."""
+
+MOST_BITS = 1024
+"""Longest whole number."""
+
+_LONG_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+)""" + f"{{{DEEPEST}}}"
+)
 _BARE_WORD = re.compile(r"[A-Za-z_][\w./-]*")
 
 
@@ -37,7 +49,7 @@ class Experiment(Options):
 
     title: str = pydantic.Field(min_length=1, max_length=200)
     """What is investigated, for people."""
-    seed: pydantic.NonNegativeInt = 0
+    seed: Seed = 0
     """The seed of everything random that has none of its own."""
     data: DataOptions
     """The measurements."""
@@ -90,7 +102,7 @@ class Changes(Options):
 
     model_config = pydantic.ConfigDict(validate_by_name=True, validate_by_alias=True)
 
-    seed: pydantic.NonNegativeInt | None = None
+    seed: Seed | None = None
     """The seed of everything random that has none of its own."""
     data: DataOptions | None = None
     """The measurements. Files are relative to the folder of the experiment."""
@@ -154,6 +166,7 @@ def load_experiment(
     document.update(tables)
     for override in overrides:
         _apply(document, override)
+    _check_depth(document, file)
     if overrides or tables:
         text = to_toml(document)
     location = Path(path).resolve()
@@ -163,7 +176,18 @@ def load_experiment(
 
 def _read_text(path: Path, file: str) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise InputError("a pipe, socket or device", where=file, expected="a plain file")
+        with path.open("rb") as stream:
+            content = stream.read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise InputError(
+                f"more than {MOST_BYTES} bytes",
+                where=file,
+                expected="an experiment file, which is text of a few kilobytes",
+                do="Put data into files of their own.",
+            )
+        return content.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise InputError(
             f"bytes that are not text (at byte {error.start + 1})",
@@ -189,14 +213,40 @@ def _read_text(path: Path, file: str) -> str:
 
 def _parse(text: str, file: str) -> dict[str, Any]:
     try:
+        if _LONG_KEY.search(text):
+            # The time that the parser takes grows with the square of that length.
+            raise RecursionError
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        reason = str(error) if isinstance(error, tomllib.TOMLDecodeError) else "too deeply nested"
+    except (ValueError, RecursionError) as error:
+        # Whole numbers of thousands of digits are a ValueError, too.
+        reason = str(error) if isinstance(error, ValueError) else "too deeply nested"
         raise InputError(
             f"text that is not TOML ({reason})",
             where=file,
             expected='tables such as [data] and keys such as title = "..."',
         ) from error
+
+
+def _check_depth(document: dict[str, Any], file: str) -> None:
+    """Refuse what would exhaust whoever walks through it or writes it down.
+
+    Raises:
+        InputError: tables and lists are nested too deeply, or a whole number is too long to be written.
+    """
+    level: list[Any] = [document]
+    for _ in range(DEEPEST):
+        inside = [tuple(item.values()) if isinstance(item, dict) else item for item in level]
+        level = [value for item in inside if isinstance(item, tuple | list) for value in item]
+        if any(isinstance(value, int) and value.bit_length() > MOST_BITS for value in level):
+            raise InputError(
+                "a whole number of hundreds of digits",
+                where=file,
+                expected=f"numbers of at most {MOST_BITS} bits",
+            )
+    if level:
+        raise InputError(
+            "tables or lists that are too deeply nested", where=file, expected=f"{DEEPEST} levels"
+        )
 
 
 def _validate(document: dict[str, Any], file: str) -> Experiment:
@@ -214,6 +264,8 @@ def _validate(document: dict[str, Any], file: str) -> Experiment:
 def _apply(document: dict[str, Any], override: str) -> None:
     """Change one value of a document in place."""
     where = f"override {override!r}"
+    if not override.isprintable() and any(0xD800 <= ord(letter) < 0xE000 for letter in override):
+        raise InputError("bytes that are not text", where=where, expected="UTF-8")
     key, equals, raw = override.partition("=")
     words = key.strip().split(".")
     if not equals or not all(word.strip() for word in words):
@@ -252,7 +304,7 @@ def _override_value(raw: str, where: str) -> Any:
         return raw
     try:
         parsed = tomllib.loads(f"value = {raw}")
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         parsed = {}
     if parsed.keys() != {"value"}:
         raise InputError(

@@ -391,14 +391,7 @@ def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
     Raises:
         InputError: a term cannot be parsed, or there are none or too many.
     """
-    count = comb(len(inputs) + options.polynomial_degree, options.polynomial_degree)
-    if count > MOST_TERMS:
-        raise InputError(
-            f"{count} monomials of {len(inputs)} inputs up to degree {options.polynomial_degree}",
-            where="[regress.library] polynomial_degree",
-            expected=f"at most {MOST_TERMS}",
-            do="Lower the degree, or give the hole fewer inputs.",
-        )
+    check_size(inputs, options, "[regress.library]")
     symbols = [symbol(name) for name in inputs]
     terms: list[sympy.Expr] = [sympy.Integer(1)] if options.constant else []
     for degree in range(1, options.polynomial_degree + 1):
@@ -422,6 +415,29 @@ def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
             do="Change polynomial_degree, functions or templates; or give the hole fewer inputs.",
         )
     return Library(inputs, list(found.values()))
+
+
+def check_size(inputs: Sequence[str], options: LibraryOptions, where: str) -> None:
+    """Refuse more terms of a hole than could ever be told apart, before any is made.
+
+    Raises:
+        InputError: there are too many, doubles not counted out.
+    """
+    pairs = sum("other" in names_used(text, where=f"{where} templates") for text in options.templates)
+    counts = {
+        "polynomial_degree": comb(len(inputs) + options.polynomial_degree, options.polynomial_degree),
+        "functions": len(set(options.functions)) * len(inputs),
+        "extra": len(set(options.extra)),
+        "templates": pairs * len(inputs) ** 2 + (len(options.templates) - pairs) * len(inputs),
+    }
+    for key, count in counts.items():
+        if count > MOST_TERMS:
+            raise InputError(
+                f"{count} terms of {len(inputs)} inputs",
+                where=f"{where} {key}",
+                expected=f"at most {MOST_TERMS}",
+                do="Ask for less, or give the hole fewer inputs.",
+            )
 
 
 def _add(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options
+from sciml_discover.base import Options, Seed
 from sciml_discover.errors import InputError, SolveError, did_you_mean
 from sciml_discover.expressions import names_used
 from sciml_discover.noise import LEVELS, Noise, NoiseOptions, measure_noise
@@ -66,7 +67,7 @@ class SyntheticOptions(Options):
     """How much Gaussian noise is added, in the sense of ``noise_kind``."""
     noise_kind: Literal["mean", "sd", "value"] = "mean"
     """What ``noise`` multiplies: the mean size of each state, its standard deviation, or each value."""
-    seed: pydantic.NonNegativeInt | None = None
+    seed: Seed | None = None
     """The seed of the noise; the experiment's unless given."""
     initial: dict[str, float] = pydantic.Field(default_factory=dict)
     """Initial values other than the usual ones of the system."""
@@ -274,7 +275,14 @@ def _with_noise(
     clean = np.concatenate([states, others], axis=1)
     draws = [generator.standard_normal(states.shape), generator.standard_normal(others.shape)]
     size = {"mean": np.abs(clean).mean(axis=0), "sd": clean.std(axis=0), "value": np.abs(clean)}
-    values = clean + options.noise * size[options.noise_kind] * np.concatenate(draws, axis=1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = clean + options.noise * size[options.noise_kind] * np.concatenate(draws, axis=1)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"noise = {options.noise:g}, which makes infinite values",
+            where="[data.synthetic]",
+            expected="values that are finite",
+        )
     trajectory = Trajectory("synthetic", times, values, known.control_values(times))
     return Dataset(names, (trajectory,), tuple(known.controls))
 
@@ -364,8 +372,9 @@ def _read_files(options: DataOptions, system: SystemOptions, folder: Path) -> tu
         )
     trajectories: list[Trajectory] = []
     for table in tables:
+        earlier = {item.name for item in trajectories}
         for item in _read_trajectories(table, options, present, system.controls):
-            if any(item.name == other.name for other in trajectories):
+            if item.name in earlier:
                 raise InputError(
                     f"the trajectory {item.name!r}, which another file has too",
                     where=table.name,
@@ -382,8 +391,8 @@ def _read_files(options: DataOptions, system: SystemOptions, folder: Path) -> tu
 
 def _each_once(files: Iterable[str]) -> list[str]:
     names = list(files)
-    for name in names:
-        if names.count(name) > 1:
+    for name, times in Counter(names).items():
+        if times > 1:
             raise InputError(f"the file {name!r} twice", where="[data] files", expected="each file once")
     return names
 
@@ -394,7 +403,14 @@ def _locate(name: str, folder: Path) -> Path:
     if not name.strip() or "\0" in name:
         raise InputError(f"the path {name!r}", where=where, expected="the name of a file")
     home = folder.resolve()
-    path = (home / name).resolve()
+    try:
+        path = (home / name).resolve()
+        there = path.exists()
+    except (OSError, RuntimeError) as error:  # too long a name, or links in a circle
+        reason = (getattr(error, "strerror", None) or "links in a circle").lower()
+        raise InputError(
+            f"the path {name!r}, which leads nowhere ({reason})", where=where, expected="the name of a file"
+        ) from error
     if Path(name).is_absolute() or not path.is_relative_to(home):
         raise InputError(
             f"the path {name!r}, which leads outside the folder of the experiment",
@@ -404,7 +420,7 @@ def _locate(name: str, folder: Path) -> Path:
         )
     if path.is_dir():
         raise InputError(f"the folder {name!r}", where=where, expected="a file")
-    if not path.exists():
+    if not there:
         known = [item.name for item in home.iterdir() if item.suffix.lower() in (".csv", ".parquet", ".npz")]
         raise InputError(
             f"no file {name!r}",

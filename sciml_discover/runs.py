@@ -6,15 +6,15 @@ import contextlib
 import json
 import os
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from sciml_discover.atomic import write_atomically
 from sciml_discover.base import Progress, Watch, nobody_watches
-from sciml_discover.errors import DamagedArtifactError, InputError, SciMLDiscoverError
+from sciml_discover.errors import DamagedArtifactError, InputError, LostInputError, failure_message
 from sciml_discover.experiment import Experiment, LoadedExperiment, load_experiment
 from sciml_discover.readers import PreparedData
 from sciml_discover.result import DiscoveryResult, assemble_result, failed_result, library_versions
@@ -26,6 +26,7 @@ from sciml_discover.stages import (
     RenderedReport,
     StageOutcome,
     choose_device,
+    read_input,
     run_stage,
     stage_named,
 )
@@ -35,6 +36,9 @@ from sciml_discover.validation import ValidationReport
 from sciml_discover.warned import warnings_told
 
 T = TypeVar("T")
+
+MOST_LOSSES = 8
+"""How often stored results may be lost while one stage needs them."""
 
 
 @dataclass(frozen=True)
@@ -174,21 +178,46 @@ class Run:
         """
         self._current = name
         self.bench.watch(StageBegan(name, "began"))
-        artifacts = {done: outcome.artifact for done, outcome in self.outcomes.items()}
         # In the log instead of between the progress bars.
         with warnings_told(self._log_warning):
             forced = name == self._forced
-            outcome = run_stage(
-                stage_named(name), self.bench, artifacts, self.store, force=forced, run=self.id
-            )
+            outcome = self._with_whole_inputs(lambda: self._run_stage(name, force=forced))
         self.outcomes[name] = outcome
         how = "found in the store" if outcome.cached else f"made in {outcome.seconds:.2f} s"
         self.bench.watch(StageEnded(name, how, cached=outcome.cached, seconds=outcome.seconds))
         return outcome
 
+    def _run_stage(self, name: str, *, force: bool) -> StageOutcome:
+        artifacts = {done: outcome.artifact for done, outcome in self.outcomes.items()}
+        return run_stage(stage_named(name), self.bench, artifacts, self.store, force=force, run=self.id)
+
+    def _with_whole_inputs(self, work: Callable[[], T]) -> T:
+        """Return what work on stored results gives; what is lost by then is made anew, and the work begun again."""
+        lost, losses = None, 0
+        while True:
+            try:
+                if lost is not None:
+                    self._renew(lost)
+                return work()
+            except LostInputError as error:
+                lost, losses = error, losses + 1
+                if losses > MOST_LOSSES:
+                    raise
+                self._tell(Progress(error.stage, f"{error}; it is made anew"))
+
+    def _renew(self, lost: LostInputError) -> None:
+        """Make a lost result again, and before and after it whatever else is not there any more."""
+        for name in list(self.outcomes):
+            again = self._run_stage(name, force=name == lost.stage)
+            if not again.cached:
+                self.outcomes[name] = replace(again, lost=str(lost) if name == lost.stage else again.lost)
+
     def finish(self) -> DiscoveryResult:
         """Write the result of a run whose every stage is done, and return it."""
         self._current = "result"
+        return self._with_whole_inputs(self._finish)
+
+    def _finish(self) -> DiscoveryResult:
         report = self._value("report", RenderedReport)
         result = assemble_result(
             run_id=self.id,
@@ -212,7 +241,7 @@ class Run:
         return result
 
     def _value(self, name: str, kind: type[T]) -> T:
-        return self.store.read(self.outcomes[name].artifact, kind)
+        return read_input(self.store, self.outcomes[name].artifact, kind)
 
     def _value_if_whole(self, name: str, kind: type[T]) -> T | None:
         """Return a stage's result, or None if it was not made, or if its loss is what ended the run."""
@@ -248,7 +277,9 @@ class Run:
             data=self._value_if_whole("data", PreparedData),
             trained=self._value_if_whole("train", TrainingResult),
         )
-        self._write(result)
+        # What ended the run is what must be told, even where it cannot be written down: a full disk, perhaps.
+        with contextlib.suppress(OSError):
+            self._write(result)
 
     def _write(self, result: DiscoveryResult) -> None:
         references = {name: self._record(outcome) for name, outcome in self.outcomes.items()}
@@ -281,17 +312,9 @@ class Run:
         self._watch(event)
 
     def _log(self, text: str) -> None:
-        with (self.folder / "run.log").open("a", encoding="utf-8") as file:
+        # No work ends for the want of its log.
+        with contextlib.suppress(OSError), (self.folder / "run.log").open("a", encoding="utf-8") as file:
             file.write(f"{now()} {text}\n")
 
     def _log_warning(self, category: type[Warning], text: str) -> None:
         self._log(f"{self._current}: {category.__name__}: {text}")
-
-
-def failure_message(error: BaseException) -> str:
-    """Return one line for a person: what went wrong, without the way there."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, SciMLDiscoverError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"

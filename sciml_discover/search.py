@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options, Progress, Watch
+from sciml_discover.base import Count, Options, Progress, Watch
 from sciml_discover.blocks import Blocks, Law
 from sciml_discover.constraints import Constraints
 from sciml_discover.criterion import Criterion, misfit_p_value
@@ -55,9 +55,9 @@ class SearchOptions(Options):
     at what regressors propose and at short laws."""
     rounds: int = pydantic.Field(default=8, ge=0, le=100)
     """Most rounds of moves from fitted laws: terms added, dropped and swapped, in any hole."""
-    parents: pydantic.PositiveInt = 4
+    parents: Count = 4
     """Best laws whose neighbours are looked at in a round."""
-    moves: pydantic.PositiveInt = 12
+    moves: Count = 12
     """Laws that are tried of those that look best from each of them."""
     widen: int = pydantic.Field(default=3, ge=1, le=20)
     """Factor of parents, moves and width for a second search where the best law does not fit the data."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options, Watch, lazy_import, nobody_watches
+from sciml_discover.base import Count, Options, Watch, lazy_import, nobody_watches
 from sciml_discover.constraints import (
     LawOptions,
     build_constraints,
@@ -69,17 +69,17 @@ COLLINEAR = 0.98
 class SelectOptions(Options):
     """How laws are searched, refitted and ranked."""
 
-    candidates: pydantic.PositiveInt = 200
+    candidates: int = pydantic.Field(default=200, ge=1, le=1_000_000)
     """Most combinations of the regressors' proposals that are refitted through the ODE."""
-    exhaustive: pydantic.NonNegativeInt = 20_000
+    exhaustive: int = pydantic.Field(default=20_000, ge=0, le=1_000_000)
     """All laws of one term for each hole, and longer ones, are compared too, as far as there are no more than this."""
-    most_terms: pydantic.PositiveInt = 5
+    most_terms: Count = 5
     """Longest laws, in terms per hole; longer ones fit anything and explain nothing."""
     search: SearchOptions = SearchOptions()
     """How far the search goes from there."""
     rival_delta: pydantic.PositiveFloat = 6.0
     """Laws within this much of the best criterion are rivals."""
-    rivals: int = pydantic.Field(default=12, ge=0)
+    rivals: int = pydantic.Field(default=12, ge=0, le=10_000)
     """Most rivals that are reported."""
 
 

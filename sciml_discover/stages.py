@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 from sciml_discover import payload, readers, regressors, residual_samples, selection, training, validation
 from sciml_discover.base import Progress, Watch, nobody_watches
 from sciml_discover.constraints import HoleOptions, LawOptions
-from sciml_discover.errors import DamagedArtifactError, InputError, did_you_mean
+from sciml_discover.errors import DamagedArtifactError, InputError, LostInputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
 from sciml_discover.expressions import names_used
 from sciml_discover.library import PLACEHOLDERS
@@ -440,6 +440,7 @@ def run_stage(
 
     Raises:
         InputError: if the experiment or its data turn out to be unusable.
+        LostInputError: if a result that it needs is gone or damaged by now.
     """
     started = time.perf_counter()
     digests = {name: artifact.digest for name, artifact in artifacts.items()}
@@ -463,12 +464,25 @@ def run_stage(
             if artifact is None:
                 _ = bench.units  # checked before any work is done
                 inputs = Inputs(
-                    *(store.read(artifacts[name], stage_named(name).gives) for name in stage.inputs),
+                    *(read_input(store, artifacts[name], stage_named(name).gives) for name in stage.inputs),
                     checkpoint=store.checkpoint(stage.name, key),
                 )
                 artifact = store.put(stage.name, key, stage.work(bench, inputs), run=run)
+                store.remove_checkpoint(stage.name, key)
     seconds = time.perf_counter() - started
     return StageOutcome(artifact, cached, seconds, ingredients, force, lost)
+
+
+def read_input(store: Store, artifact: Artifact, kind: type[T]) -> T:
+    """Return the stored result of an earlier stage.
+
+    Raises:
+        LostInputError: if it is gone or damaged by now.
+    """
+    try:
+        return store.read(artifact, kind)
+    except DamagedArtifactError as error:
+        raise LostInputError(artifact.stage, str(error)) from error
 
 
 def find_whole(store: Store, name: str, key: str, watch: Watch = nobody_watches) -> Artifact | None:

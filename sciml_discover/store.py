@@ -14,10 +14,12 @@ its owner's alone (mode 0700): measured data lie in it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from sciml_discover.errors import DamagedArtifactError
 
 T = TypeVar("T")
 
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -141,6 +144,10 @@ class Store:
         """Return the folder in which work on a stage's key writes down how far it is; it need not exist."""
         return self.root / "checkpoints" / f"{stage}-{key}"
 
+    def remove_checkpoint(self, stage: str, key: str) -> None:
+        """Remove the checkpoint of work whose result is stored: not before, for a kill would lose the work."""
+        shutil.rmtree(self.checkpoint(stage, key), ignore_errors=True)
+
     def reference(self, stage: str, key: str) -> Path:
         """Return the file that names the digest of a key's result."""
         return self.root / "refs" / stage / f"{key}.json"
@@ -158,7 +165,12 @@ class Store:
         """Keep an artifact from being pruned: now, and from now on inside `keeping`."""
         with contextlib.ExitStack() as now:
             kept = now if self._kept is None else self._kept
-            kept.enter_context(locks.hold(self.use_lock(artifact.stage, artifact.digest), shared=True))
+            try:
+                kept.enter_context(locks.hold(self.use_lock(artifact.stage, artifact.digest), shared=True))
+            except OSError as error:
+                # A store that may only be read serves what it has; a loss is noticed where it is read.
+                if error.errno not in _READ_ONLY:
+                    raise
             yield
 
     def _content(self, artifact: Artifact) -> bytes:

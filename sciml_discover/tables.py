@@ -6,8 +6,10 @@ import csv
 import io
 import math
 import re
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,15 @@ from sciml_discover.errors import InputError
 
 MISSING_WORDS = frozenset({"", "nan", "na", "null"})
 """What stands for a missing value in a CSV file, in small letters."""
+
+MOST_BYTES = 2**26
+"""Largest data file, packed or unpacked: 64 MiB."""
+
+MOST_VALUES = 5_000_000
+"""Most values in one data file."""
+
+MOST_MEMBERS = 10_000
+"""Most arrays in one NPZ file."""
 
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
@@ -101,14 +112,24 @@ def read_table(path: Path, name: str) -> Table:
     return reader(read_bytes(path, name), name)
 
 
-def read_bytes(path: Path, name: str) -> bytes:
+def read_bytes(path: Path, name: str, most: int = MOST_BYTES) -> bytes:
     """Return the content of a file.
 
+    Args:
+        path: the file.
+        name: what messages call it.
+        most: bytes that it may have.
+
     Raises:
-        InputError: if it cannot be read.
+        InputError: if it cannot be read, is too large, or is no file with an end.
     """
     try:
-        return path.read_bytes()
+        # Opening a pipe waits for whoever writes to it, and a device may never end.
+        if path.exists() and not path.is_file():
+            kind = "folder" if path.is_dir() else "pipe, socket or device"
+            raise InputError(f"a {kind}", where=name, expected="a plain file")
+        with path.open("rb") as file:
+            content = file.read(most + 1)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(
@@ -117,6 +138,18 @@ def read_bytes(path: Path, name: str) -> bytes:
             expected="a readable file",
             do="Check the permissions.",
         ) from error
+    if len(content) > most:
+        raise _too_large(name, f"more than {most / 2**20:.4g} MiB")
+    return content
+
+
+def _too_large(name: str, found: str) -> InputError:
+    return InputError(
+        found,
+        where=name,
+        expected=f"at most {MOST_VALUES} values and {MOST_BYTES // 2**20} MiB",
+        do="Leave out rows, or columns.",
+    )
 
 
 def _read_csv(content: bytes, name: str) -> Table:
@@ -131,11 +164,15 @@ def _read_csv(content: bytes, name: str) -> Table:
             do="Save it again as CSV in UTF-8.",
         ) from error
     rows: list[tuple[int, list[str]]] = []
+    values = 0
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         for fields in reader:
             if any(field.strip() for field in fields):
                 rows.append((reader.line_num, fields))
+                values += len(fields)
+                if values > MOST_VALUES:
+                    raise _too_large(name, f"more than {MOST_VALUES} values up to line {reader.line_num}")
     except csv.Error as error:
         raise InputError(
             f"a broken row ({error})",
@@ -164,12 +201,13 @@ def _read_csv(content: bytes, name: str) -> Table:
 
 def _check_header(names: list[str], where: str) -> list[str]:
     """Refuse headers that are numbers, empty, repeated, or not separated by commas."""
+    times = Counter(names)
     for index, column in enumerate(names):
         if not column:
             raise InputError(
                 f"column {index + 1} without a name", where=where, expected="a name for each column"
             )
-        if names.count(column) > 1:
+        if times[column] > 1:
             raise InputError(f"the column {column!r} twice", where=where, expected="each name once")
         if _NUMBER.fullmatch(column):
             raise InputError(
@@ -193,12 +231,20 @@ def _read_parquet(content: bytes, name: str) -> Table:
     import pyarrow.parquet as parquet
 
     try:
-        table = parquet.read_table(pa.BufferReader(content))
-    except (pa.ArrowException, OSError) as error:
+        file = parquet.ParquetFile(pa.BufferReader(content))
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        unpacked = sum(group.total_byte_size for group in groups)
+        if file.metadata.num_rows * file.metadata.num_columns > MOST_VALUES or unpacked > MOST_BYTES:
+            raise _too_large(
+                name,
+                f"{file.metadata.num_rows} rows of {file.metadata.num_columns} columns, {unpacked} bytes",
+            )
+        table = file.read()
+    except InputError:
+        raise
+    except Exception as error:  # content that lies can raise anything
         raise InputError(
-            f"content that is not Parquet ({str(error).splitlines()[0]})",
-            where=name,
-            expected="a Parquet file",
+            f"content that is not Parquet ({_reason(error)})", where=name, expected="a Parquet file"
         ) from error
     columns: dict[str, np.ndarray | list[Any]] = {
         str(column): table.column(index).to_pylist() for index, column in enumerate(table.column_names)
@@ -209,25 +255,45 @@ def _read_parquet(content: bytes, name: str) -> Table:
 def _read_npz(content: bytes, name: str) -> Table:
     columns: dict[str, np.ndarray | list[Any]] = {}
     try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            for column in archive.files:
-                columns[column] = archive[column]
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        reason = (str(error) or "broken").splitlines()[0]
+        for column, values in _unpacked_npz(content, name):
+            if values.ndim != 1 or values.dtype.kind not in "biufU":
+                raise InputError(
+                    f"an array of shape {values.shape} and type {values.dtype}",
+                    where=f"{name}, array {column!r}",
+                    expected="shape (rows,), numbers or texts, one array for each column",
+                )
+            if len(values) * (len(columns) + 1) > MOST_VALUES:
+                raise _too_large(name, f"{len(values)} rows")
+            columns[column] = values.tolist()
+    except InputError:
+        raise
+    except Exception as error:  # content that lies can raise anything
         raise InputError(
-            f"content that is not NPZ with plain arrays ({reason})",
+            f"content that is not NPZ with plain arrays ({_reason(error)})",
             where=name,
             expected="a file written by numpy.savez(file, time=..., x=...)",
         ) from error
-    for column, values in columns.items():
-        if np.ndim(values) != 1:
-            raise InputError(
-                f"an array of shape {np.shape(values)}",
-                where=f"{name}, array {column!r}",
-                expected="shape (rows,), one array for each column",
-            )
-        columns[column] = np.asarray(values).tolist()
     return _numbered(columns, name)
+
+
+def _unpacked_npz(content: bytes, name: str) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield the arrays of an NPZ file, after a look at what the archive says it unpacks to."""
+    if content.count(b"PK\x01\x02") > MOST_MEMBERS:
+        raise _too_large(name, f"more than {MOST_MEMBERS} arrays")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        # No more than this is unpacked, whatever the data say: a longer member ends there.
+        unpacked = sum(item.file_size for item in archive.infolist())
+    if unpacked > MOST_BYTES:
+        raise _too_large(name, f"{unpacked} bytes when unpacked")
+    with warnings.catch_warnings(), np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        warnings.simplefilter("ignore")  # of headers as Python 2 wrote them
+        for column in arrays.files:
+            yield column, np.asarray(arrays[column])
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of what a library says of broken content."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _check_header_of(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import numpy as np
 import pydantic
@@ -56,10 +56,14 @@ PARAMETER_PRIOR = 0.1
 it keeps them from running away, and their uncertainty finite."""
 
 
+Width = Annotated[int, pydantic.Field(ge=1, le=1024)]
+"""Units of one hidden layer."""
+
+
 class NetworkOptions(Options):
     """Shape and prior of the network in each hole."""
 
-    hidden: tuple[pydantic.PositiveInt, ...] = (5, 5)
+    hidden: tuple[Width, ...] = pydantic.Field(default=(5, 5), max_length=8)
     """Widths of the hidden layers."""
     prior: pydantic.PositiveFloat = 0.3
     """Strength of the Gaussian prior on the weights: one over their standard deviation; where it begins, for objectives
@@ -281,7 +285,7 @@ def train(
         device: ``"cpu"`` or ``"cuda"``.
         watch: called with the progress of the iterations.
         checkpoint: a folder for this work alone, in which it writes how far it is; training that was killed goes on
-            from there, to the same result. It is removed at the end.
+            from there, to the same result. Whoever has stored the result removes it.
         checkpoint_seconds: least time between two checkpoints within a stage.
     """
     rows = make_rows(system, data.train, data.noise, device)
@@ -303,9 +307,7 @@ def train(
     key = fingerprint(software(), system, data, options, seed, device)
     files = Checkpoints(checkpoint, key, checkpoint_seconds, "train", watch)
     batch = _Loop(ude, rows, tuple(stages), options.keep, seed, record, files).run(begin)
-    result = _result(system, ude, rows, batch, record, options)
-    files.remove()
-    return result
+    return _result(system, ude, rows, batch, record, options)
 
 
 class _Record:

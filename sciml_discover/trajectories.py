@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pydantic
 
-from sciml_discover.base import Options
+from sciml_discover.base import Options, RowCount
 from sciml_discover.errors import InputError, did_you_mean
 
 LEAST_ROWS = 4
@@ -21,7 +21,7 @@ class HoldoutOptions(Options):
 
     fraction: float | None = pydantic.Field(default=None, gt=0, lt=1)
     """The last part of each trajectory, rounded to whole rows."""
-    rows: pydantic.PositiveInt | None = None
+    rows: RowCount | None = None
     """The last rows of each trajectory."""
     trajectories: tuple[str, ...] | None = pydantic.Field(default=None, min_length=1)
     """Whole trajectories, by name."""

@@ -24,7 +24,7 @@ from tests.problems import LOGISTIC
 ROOT = Path(__file__).resolve().parents[1]
 
 KILLED = """
-import json, os, signal, sys
+import json, os, shutil, signal, sys
 from pathlib import Path
 
 from sciml_discover import payload
@@ -69,13 +69,13 @@ for kind in ("adam", "lbfgs", "gauss_newton"):
     left = sorted(path.name for path in folder.iterdir())
     seen = []
     again = run(seen.append, folder)
+    shutil.rmtree(folder)
     report[kind] = {
         "killed": os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL,
         "left": left,
         "first": seen[0].message,
         "skipped": seen[1].step >= last - 1,
         "same": payload.encode(again) == payload.encode(whole),
-        "removed": not folder.exists(),
     }
 print(json.dumps(report))
 """
@@ -104,7 +104,6 @@ def test_training_that_was_killed_ends_with_the_same_bits(tmp_path: Path) -> Non
             "first": "going on from a checkpoint",
             "skipped": True,
             "same": True,
-            "removed": True,
         }, kind
 
 
@@ -155,7 +154,6 @@ def test_a_checkpoint_of_other_work_is_never_used(tmp_path: Path) -> None:
         )  # fmt: skip
         assert (seen[0].message == "going on from a checkpoint") == (name == "same"), name
         assert (seen[0 if name != "same" else 1].step > 8) == (name == "same"), name
-        assert not tmp_path.exists()
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "garbage"])
@@ -182,7 +180,6 @@ def test_work_goes_on_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert files.read() is None
     files.write(Saved({}, {}))
     files.write(Saved({}, {}))
-    files.remove()
     assert [event.message[:27] for event in seen] == [
         "the checkpoint cannot be read"[:27],
         "no checkpoint can be written"[:27],
@@ -214,8 +211,6 @@ def test_what_is_written_is_read_and_not_more_often_than_wanted(tmp_path: Path) 
         np.testing.assert_array_equal(found.tensors[name], array)
         assert found.tensors[name].dtype == array.dtype
         assert found.tensors[name].shape == array.shape
-    often.remove()
-    assert not (tmp_path / "work").exists()
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def test_start_values_of_tiny_data_stay_apart() -> None:
 
 @pytest.mark.parametrize("options", [{"polynomial_degree": 0, "constant": False}, {"polynomial_degree": 10}])
 def test_libraries_without_terms_or_with_too_many_are_refused(options: dict) -> None:
-    with pytest.raises(InputError, match=r"monomials|candidate terms"):
+    with pytest.raises(InputError, match=r"terms of 8 inputs|candidate terms"):
         build_library(tuple("abcdefgh"), LibraryOptions(**options))
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -9,11 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from sciml_discover import payload
 from sciml_discover.base import Progress
-from sciml_discover.errors import DamagedArtifactError, InputError
+from sciml_discover.cache import verify
+from sciml_discover.errors import DamagedArtifactError, InputError, failure_message
 from sciml_discover.experiment import load_experiment
+from sciml_discover.readers import PreparedData
 from sciml_discover.run_folders import find_run, list_runs, new_run_id, writable_folder
-from sciml_discover.runs import Run, StageEnded, discover
+from sciml_discover.runs import MOST_LOSSES, Run, StageEnded, discover
 from sciml_discover.stages import STAGES
 from tests.fakes import FakeVerbs, install, write_experiment
 
@@ -176,20 +181,85 @@ def test_a_failure_is_raised_and_written_down(
     assert not (folder / "report.html").exists()
 
 
-def test_an_artifact_lost_during_the_run_is_a_failure_that_is_written_down(
+def lose(out: Path, *stages: str) -> None:
+    for stage in stages:
+        for path in (out / ".store" / "artifacts" / stage).iterdir():
+            path.unlink()
+
+
+def test_what_is_lost_while_the_run_goes_on_is_made_anew(
     experiment: Path, out: Path, verbs: FakeVerbs
 ) -> None:
-    def lose(stage: str) -> None:
-        if stage == "train":
-            for path in (out / ".store" / "artifacts" / "data").iterdir():
-                path.unlink()
+    undisturbed = discover(experiment, out=out.with_name("others"))
+    verbs.calls.clear()
+    verbs.before = lambda _: lose(out, "data", "train") if verbs.calls == NAMES[:4] else None
+    told: list[Progress] = []
+    result = discover(experiment, out=out, watch=told.append)
+    assert verbs.calls == [*NAMES[:4], "data", "train", *NAMES[4:]]
+    assert (result.accepted, result.missing) == (True, undisturbed.missing)
+    assert result.cached == dict.fromkeys(NAMES, False)
+    records = json.loads((only_folder(out) / "artifacts.json").read_text())
+    assert [name for name in NAMES if records[name]["lost"]] == ["data", "train"]
+    assert any("is gone" in event.message and "made anew" in event.message for event in told)
 
-    verbs.before = lose
+
+def test_a_store_that_is_deleted_while_the_run_goes_on_is_made_anew(
+    experiment: Path, out: Path, verbs: FakeVerbs
+) -> None:
+    def delete(stage: str) -> None:
+        if stage == "report" and verbs.calls.count("report") == 1:
+            shutil.rmtree(out / ".store")
+
+    verbs.before = delete
+    assert discover(experiment, out=out).accepted
+    assert verify(out) == []
+    verbs.before = lambda _: None
+    assert discover(experiment, out=out).cached == dict.fromkeys(NAMES, True)
+
+
+def test_what_is_lost_again_and_again_is_a_failure_that_is_written_down(
+    experiment: Path, out: Path, verbs: FakeVerbs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = payload.decode
+
+    def decode(content: bytes, kind: type) -> object:
+        if kind is PreparedData:
+            raise DamagedArtifactError("it is gone")
+        return read(content, kind)
+
+    monkeypatch.setattr(payload, "decode", decode)
     with pytest.raises(DamagedArtifactError, match="gone"):
         discover(experiment, out=out)
     result = find_run(only_folder(out))
-    assert (result.failed_stage, result.data) == ("sample", None)
-    assert result.training is not None
+    assert (result.failed_stage, result.data) == ("train", None)
+    assert verbs.calls == ["data"] * (1 + MOST_LOSSES)
+
+
+def test_a_run_whose_log_cannot_be_written_goes_on(experiment: Path, out: Path, verbs: FakeVerbs) -> None:
+    def block(stage: str) -> None:
+        if stage == "train":
+            (only_folder(out) / "run.log").unlink()
+            (only_folder(out) / "run.log").mkdir()
+
+    verbs.before = block
+    assert discover(experiment, out=out).accepted
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x"),
+            "No space left on device: x. Free some space",
+        ),
+        (OSError(errno.EROFS, "Read-only file system", "x"), "Make the folder of runs writable"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error."),
+        (ZeroDivisionError("oops"), "ZeroDivisionError: oops"),
+    ],
+)
+def test_a_failure_is_told_in_one_line(error: Exception, message: str) -> None:
+    assert message in failure_message(error)
+    assert "\n" not in failure_message(error)
 
 
 def test_after_a_failure_the_next_run_goes_on_from_there(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import pydantic
 
-from sciml_discover.base import lazy_import
+from sciml_discover.base import RowCount, lazy_import
 from sciml_discover.controls import Inputs
 from sciml_discover.errors import InputError
 from sciml_discover.integrate import integrate_batch, integrate_sensitivities, unit_sensitivity
@@ -51,7 +51,7 @@ class MultipleShooting(AbstractObjectiveOptions):
     """
 
     kind: Literal["multiple_shooting"] = "multiple_shooting"
-    segment_length: pydantic.PositiveInt | Literal["auto", "all"] = "auto"
+    segment_length: RowCount | Literal["auto", "all"] = "auto"
     """Intervals between observations per segment; ``"all"`` is single shooting, ``"auto"`` a fifth of the series or a
     quarter of a period, whichever is shorter."""
     continuity: pydantic.PositiveFloat = 1.0

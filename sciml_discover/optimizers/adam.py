@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from sciml_discover.base import lazy_import
+from sciml_discover.base import Iterations, lazy_import
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Adam(AbstractOptimizer):
     # Nothing here asks the device for a number, so the iterations between two looks can queue up.
     report_every: ClassVar[int] = 10
     kind: Literal["adam"] = "adam"
-    iterations: pydantic.PositiveInt = 300
+    iterations: Iterations = 300
     """Number of gradient steps."""
     learning_rate: pydantic.PositiveFloat = 0.01
     """Step size, in units of the typical size of each unknown; falls to a tenth along a cosine."""

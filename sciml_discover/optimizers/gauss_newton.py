@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from sciml_discover.base import lazy_import
+from sciml_discover.base import Iterations, lazy_import
 from sciml_discover.objectives.abstract import AbstractLinearization, contiguous
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 
@@ -69,7 +69,7 @@ class GaussNewton(AbstractOptimizer):
 
     order: ClassVar[Order] = 2
     kind: Literal["gauss_newton"] = "gauss_newton"
-    iterations: pydantic.PositiveInt = 60
+    iterations: Iterations = 60
     """Highest number of linearisations in each round."""
     tolerance: pydantic.PositiveFloat = 1e-3
     """Stop once the promised decrease of chi-square is below this."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pydantic
 
-from sciml_discover.base import lazy_import
+from sciml_discover.base import Count, Iterations, lazy_import
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ class Lbfgs(AbstractOptimizer):
 
     order: ClassVar[Order] = 1
     kind: Literal["lbfgs"] = "lbfgs"
-    iterations: pydantic.PositiveInt = 200
+    iterations: Iterations = 200
     """Highest number of steps."""
-    memory: pydantic.PositiveInt = 20
+    memory: Count = 20
     """Number of step pairs that shape the curvature."""
     tolerance: pydantic.PositiveFloat = 1e-7
     """Stop a member once ten steps together decrease its loss by less than this fraction."""

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
+from sciml_discover.base import Count
 from sciml_discover.regressors.abstract import AbstractRegressor, Regression, distinct
 from sciml_discover.regressors.thresholding import Problems, misfits, threshold, threshold_path
 
@@ -29,15 +30,15 @@ class Bagging(AbstractRegressor):
     """
 
     kind: Literal["bagging"] = "bagging"
-    bags: pydantic.PositiveInt = 100
+    bags: Count = 100
     """Number of draws."""
-    thresholds: pydantic.PositiveInt = 20
+    thresholds: Count = 20
     """Number of thresholds on each path, from a thousandth of the largest coefficient to all of it."""
     ridge: pydantic.NonNegativeFloat = 1e-3
     """Strength of the ridge penalty."""
     rows: bool = True
     """Whether each bag draws the samples, with repetitions."""
-    knots: int = pydantic.Field(default=10, ge=0)
+    knots: int = pydantic.Field(default=10, ge=0, le=10_000)
     """Points between which the drawn error of the learnt term is interpolated; 0 draws no errors."""
     drop: float = pydantic.Field(default=0.5, ge=0.0, lt=1.0)
     """Fraction of the terms that each bag must do without."""
@@ -45,7 +46,7 @@ class Bagging(AbstractRegressor):
         default=(0.1, 0.25, 0.5, 0.75, 0.9), min_length=1
     )
     """Supports are the terms whose inclusion is at least one of these."""
-    commonest: int = pydantic.Field(default=10, ge=0)
+    commonest: int = pydantic.Field(default=10, ge=0, le=10_000)
     """How many of the supports that most bags chose are proposed as well."""
 
     @pydantic.model_validator(mode="after")

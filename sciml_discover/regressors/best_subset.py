@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
+from sciml_discover.base import Count
 from sciml_discover.regressors.abstract import AbstractRegressor, Regression
 
 MOST_SUBSETS = 20_000
@@ -25,7 +26,7 @@ class BestSubset(AbstractRegressor):
     kind: Literal["best_subset"] = "best_subset"
     largest: int = pydantic.Field(default=3, ge=1, le=4)
     """Most terms of a support."""
-    keep: pydantic.PositiveInt = 5
+    keep: Count = 5
     """How many supports of each size are proposed."""
 
     def supports(self, regression: Regression) -> list[np.ndarray]:

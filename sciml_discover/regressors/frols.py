@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import numpy as np
-import pydantic
 
+from sciml_discover.base import Count
 from sciml_discover.regressors.abstract import AbstractRegressor, Regression, widened
 
 DEPENDENT = 1e-10
@@ -17,7 +17,7 @@ class Frols(AbstractRegressor):
     """pysindy's FROLS: the term that explains most of what is left comes next (Billings 2013, ISBN 9781119943594)."""
 
     kind: Literal["frols"] = "frols"
-    largest: pydantic.PositiveInt = 8
+    largest: Count = 8
     """Most terms of a support."""
 
     def supports(self, regression: Regression) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pydantic
 
-from sciml_discover.base import lazy_import
+from sciml_discover.base import Count, lazy_import
 from sciml_discover.expressions import symbol, to_text
 from sciml_discover.library import InnerParameter, LibraryOptions, LibraryTerm, build_library
 from sciml_discover.regressors.abstract import AbstractRegressor, Regression
@@ -57,7 +57,7 @@ class Implicit(AbstractRegressor):
     kind: Literal["implicit"] = "implicit"
     degree: int = pydantic.Field(default=2, ge=1, le=4)
     """Highest total degree of numerator and denominator."""
-    thresholds: pydantic.PositiveInt = 25
+    thresholds: Count = 25
     """Number of thresholds on the path, from a thousandth of the largest coefficient to all of it."""
     ridges: tuple[pydantic.NonNegativeFloat, ...] = pydantic.Field(default=(1e-6, 1e-3, 1e-1), min_length=1)
     """Strengths of the ridge penalty."""
@@ -65,7 +65,7 @@ class Implicit(AbstractRegressor):
     """Most terms of numerator and denominator together."""
     exhaustive: int = pydantic.Field(default=3, ge=0, le=4)
     """Fractions of up to so many terms, above and below together, are all tried."""
-    keep: pydantic.PositiveInt = 3
+    keep: Count = 3
     """How many laws are proposed."""
 
     def supports(self, regression: Regression) -> list[np.ndarray]:  # noqa: ARG002

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
+from sciml_discover.base import Count
 from sciml_discover.regressors.abstract import AbstractRegressor, Regression, distinct
 
 
@@ -15,7 +16,7 @@ class Lasso(AbstractRegressor):
     """scikit-learn's path of the lasso (Friedman, Hastie & Tibshirani 2010, doi:10.18637/jss.v033.i01)."""
 
     kind: Literal["lasso"] = "lasso"
-    penalties: pydantic.PositiveInt = 60
+    penalties: Count = 60
     """Number of penalties on the path, from the one that removes every term downwards."""
     smallest: float = pydantic.Field(default=1e-4, gt=0.0, lt=1.0)
     """Last penalty, relative to the first."""

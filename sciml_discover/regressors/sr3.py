@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
+from sciml_discover.base import Count, Iterations
 from sciml_discover.regressors.abstract import AbstractRegressor, Regression, distinct
 from sciml_discover.regressors.thresholding import threshold_path
 
@@ -16,13 +17,13 @@ class Sr3(AbstractRegressor):
     """pysindy's SR3 over a path of thresholds (Champion et al. 2020, doi:10.1109/ACCESS.2020.3023625)."""
 
     kind: Literal["sr3"] = "sr3"
-    thresholds: pydantic.PositiveInt = 15
+    thresholds: Count = 15
     """Number of thresholds on the path, from a thousandth of the largest coefficient to all of it."""
     relaxation: pydantic.PositiveFloat = 1.0
     """How far the sparse coefficients may stray from those that fit (nu)."""
     regularizer: Literal["l0", "l1"] = "l0"
     """Norm of the sparse coefficients that is penalised."""
-    iterations: pydantic.PositiveInt = 100
+    iterations: Iterations = 100
     """Most iterations for a threshold."""
 
     def supports(self, regression: Regression) -> list[np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
+from sciml_discover.base import Count
 from sciml_discover.regressors.abstract import AbstractRegressor, Regression, distinct
 from sciml_discover.regressors.thresholding import Problems, threshold, threshold_path
 
@@ -15,7 +16,7 @@ class Stlsq(AbstractRegressor):
     """STLSQ over a path of thresholds (Brunton, Proctor & Kutz 2016, doi:10.1073/pnas.1517384113), as one batch."""
 
     kind: Literal["stlsq"] = "stlsq"
-    thresholds: pydantic.PositiveInt = 25
+    thresholds: Count = 25
     """Number of thresholds on the path, from a thousandth of the largest coefficient to all of it."""
     ridges: tuple[pydantic.NonNegativeFloat, ...] = pydantic.Field(default=(1e-6, 1e-3), min_length=1)
     """Strengths of the ridge penalty: with strongly correlated terms the supports depend on it."""

@@ -26,7 +26,7 @@ class SavitzkyGolay(AbstractSmoother):
     """
 
     kind: Literal["savitzky_golay"] = "savitzky_golay"
-    window: int | None = pydantic.Field(default=None, ge=5)
+    window: int | None = pydantic.Field(default=None, ge=5, le=1_000_001)
     """Rows per window, odd; chosen by leaving out one row at a time unless given."""
     degree: Literal[2, 3] = 3
     """Degree of the polynomials."""

@@ -1,9 +1,9 @@
 """The command line with stand-ins for the verbs of all stages, to be run as a module.
 
-``FAKE_STATUS`` is the verdict; ``FAKE_FAIL`` and ``FAKE_SLEEP`` name a stage that fails or hangs.
-``FAKE_DIES`` is a file that does not exist: the first training to find that makes it, and dies with
-its process. ``FAKE_CALLS`` is a file that gets a line for each call of a verb. The processes of a
-pool and of Dask have the stand-ins too.
+``FAKE_STATUS`` is the verdict; ``FAKE_FAIL`` and ``FAKE_SLEEP`` name a stage that fails or hangs, for a minute or
+``FAKE_SECONDS``; ``FAKE_BEGIN`` is written when the command begins. ``FAKE_DIES`` is a file that does not exist: the
+first training to find that makes it, and dies with its process. ``FAKE_CALLS`` is a file that gets a line for each call
+of a verb. The processes of a pool and of Dask have the stand-ins too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _before(stage: str) -> None:
     if stage == os.environ.get("FAKE_SLEEP"):
         sys.stderr.write("asleep\n")
         sys.stderr.flush()
-        time.sleep(60)
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "60")))
 
 
 def _die_once(marker: str) -> None:
@@ -57,4 +57,6 @@ if __name__ == "__main__":
     # Whoever runs the tests in the background may have them ignore Ctrl-C, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _install()
+    sys.stderr.write(os.environ.get("FAKE_BEGIN", ""))
+    sys.stderr.flush()
     main()

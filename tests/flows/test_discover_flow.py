@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from flows.discover import TASKS, discover
 from flows.session import Session, session
 from sciml_discover import runs
 from sciml_discover.base import Progress
-from sciml_discover.errors import InputError
+from sciml_discover.errors import InputError, SolveError
 from sciml_discover.result import DiscoveryResult
 from sciml_discover.run_folders import list_runs
 from sciml_discover.stages import STAGES
+from tasks import RETRY_SECONDS
 from tests.fakes import FakeVerbs, install, write_experiment
 from tests.flows.prefect_states import read_task_runs, task_states
 from tests.processes import Process
@@ -143,6 +145,38 @@ def test_a_failing_stage_fails_its_task_and_the_flow(
     assert record.result is not None
     assert (record.result.status, record.result.failed_stage) == ("failed", "sample")
     assert "Traceback" not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (OSError(errno.ESTALE, "Stale file handle"), 3),
+        (OSError(errno.ENOSPC, "No space left on device"), 1),
+        (InputError("text", where="rows.csv", expected="numbers"), 1),
+        (SolveError("no solution"), 1),
+    ],
+)
+def test_only_what_time_can_cure_is_tried_again(
+    call: dict[str, Any],
+    verbs: FakeVerbs,
+    error: Exception,
+    attempts: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(stage: str) -> None:
+        if stage == "train" and verbs.calls.count("train") < 3:
+            raise error
+
+    verbs.before = fail
+    train = TASKS["train"]
+    assert train.retry_delay_seconds == sorted(RETRY_SECONDS)
+    monkeypatch.setitem(TASKS, "train", train.with_options(retry_delay_seconds=[0.01, 0.02, 0.04]))
+    state = discover(**call, return_state=True)
+    assert verbs.calls.count("train") == attempts
+    assert state.is_completed() == (attempts == 3)
+    assert task_states(state)["train"] == ["Completed" if attempts == 3 else "Failed"]
+    (run,) = [run for name, run in read_task_runs(state) if name == "train"]
+    assert run.run_count == attempts
 
 
 def test_the_session_of_the_command_line_reaches_the_flow(call: dict[str, Any], verbs: FakeVerbs) -> None:

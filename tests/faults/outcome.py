@@ -1,0 +1,43 @@
+"""What is left after a fault: results to compare, locks, processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sciml_discover.run_folders import store_in
+
+OF_THE_RUN = ("id", "created", "seconds", "cached")
+"""What two runs of one experiment may differ in."""
+
+
+def last_result(out: Path) -> dict[str, Any]:
+    """Return the result.json that was written last."""
+    found = max(out.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns)
+    return json.loads(found.read_text())
+
+
+def comparable(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a result without what belongs to the run."""
+    return {name: value for name, value in result.items() if name not in OF_THE_RUN}
+
+
+def locks_left(out: Path) -> list[str]:
+    """Return the names of lock files."""
+    folder = store_in(out).root / "locks"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def processes_of(mark: str) -> list[str]:
+    """Return the command lines of all processes whose variable FAULTS_MARK has this value, zombies left out."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            ours = f"FAULTS_MARK={mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # it has just ended, or is none of our business
+        if ours and command:
+            found.append(command)
+    return found
