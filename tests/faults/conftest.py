@@ -45,7 +45,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     counts = config.stash[COUNTS]
-    if not counts:
+    if not counts and not config.stash[FIGURES]:
         return
     terminalreporter.section(f"faults, {form_of(config)}")
     for row in counts.rows():

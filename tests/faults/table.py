@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,11 @@ def markdown(document: dict[str, Any]) -> str:
         f"{sum(row['tried'] for row in document['faults'])} faults on {machine['cores']} cores ({machine['system']}), "
         f"Python {versions['python']}, Prefect {versions['prefect']}, torch {versions['torch']}.{several}"
     )
+    for what, found in document["figures"].items():
+        wall, busy = (statistics.median(found[key]) for key in ("seconds", "processor seconds"))
+        about += (
+            f" A {what}: {wall:.1f} s from process start to exit, {busy:.1f} s of processor time (medians)."
+        )
     return f"{markdown_table(('fault', 'tried', 'survived'), rows)}\n{about}\n"
 
 

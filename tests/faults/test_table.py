@@ -42,5 +42,7 @@ def test_failures_count_and_what_is_skipped_does_not() -> None:
     assert "| fire | 2 | 1 |" in table.markdown(found)
     hostile = {"fault": "hostile input: bombs", "tried": 3, "survived": 3, "code": code}
     assert "| hostile experiments: bombs | 3 | 3 |" in table.markdown({**found, "faults": [hostile]})
+    figures = {"cached rerun": {"seconds": [1, 5, 2], "processor seconds": [0.5, 0.7, 3]}}
+    assert "A cached rerun: 2.0 s" in table.markdown({**found, "figures": figures})
     with pytest.raises(ValueError, match="not in the README"):
         table.with_table("nothing", found)
