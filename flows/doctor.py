@@ -16,8 +16,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from flows.api import prefect_api
 from flows.quantities import size_text
-from flows.server import ServerError, prefect_api
+from flows.server import ServerError
 from flows.staying_server import StayingServer
 from sciml_discover.atomic import write_atomically
 from sciml_discover.errors import InputError

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from rich.console import Console
 
+from flows.api import prefect_api
 from flows.combinations import plan, sweep_name
 from flows.leaving import make_haste
 from flows.progress import shown_on
-from flows.server import ServerError, prefect_api
+from flows.server import ServerError
 from flows.session import Session, session
 from sciml_discover.errors import InputError
 from sciml_discover.experiment import load_experiment

@@ -58,8 +58,8 @@ def schedule(
 
     It needs a server that stays up, and a worker; both are told if they are not there.
     """
+    from flows.api import lasting_api
     from flows.deployments import deployment_of, register, wait_until_scheduled
-    from flows.server import lasting_api
 
     deployment = deployment_of(
         experiment,
@@ -134,7 +134,8 @@ def prefect(
     out: OutFolder = Path("runs"),
 ) -> int:
     """Run Prefect's own command line on the server in use: workers, deployments, past runs."""
-    from flows.server import PRIVATE, lasting_api
+    from flows.api import lasting_api
+    from flows.server import PRIVATE
 
     with lasting_api(out, PRIVATE):
         sys.stdout.flush()

@@ -281,7 +281,7 @@ def test_wrong_input_is_told_at_once_and_starts_no_server(
     arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("flows.server.LocalServer", None)
+    monkeypatch.setattr("flows.api.LocalServer", None)
     (tmp_path / "file").touch()
     done = CliRunner().invoke(app, ["benchmark", "training", *arguments])
     assert (done.exit_code, done.stdout) == (2, "")

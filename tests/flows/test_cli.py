@@ -169,7 +169,7 @@ def test_wrong_input_is_told_at_once_and_starts_no_server(
 ) -> None:
     monkeypatch.chdir(experiment.parent)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("flows.server.LocalServer", None)
+    monkeypatch.setattr("flows.api.LocalServer", None)
     if changes:
         experiment.write_text(EXPERIMENT.replace(*changes))
     done = CliRunner().invoke(app, ["run", str(experiment), *arguments])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows import doctor, server
+from flows import doctor
 from flows.cli import app
 from flows.doctor import Check
 from flows.server import ServerError
@@ -130,7 +130,7 @@ def test_a_server_that_does_not_start_or_answer_is_told(
     monkeypatch.delenv("PREFECT_API_URL")
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(server, "LocalServer", Broken)
+    monkeypatch.setattr("flows.api.LocalServer", Broken)
     broken = doctor.check_server(tmp_path)
     assert "server.log" in broken.found
     assert broken.do

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from flows import server
-from flows.server import LocalServer, ServerError, prefect_api
+from flows.api import prefect_api
+from flows.server import LocalServer, ServerError
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,7 +54,7 @@ def test_the_home_is_in_the_folder_of_runs_unless_the_environment_names_one(
             homes.append(Path("stopped"))
 
     homes: list[Path] = []
-    monkeypatch.setattr(server, "LocalServer", Quiet)
+    monkeypatch.setattr("flows.api.LocalServer", Quiet)
     for name in ("PREFECT_HOME", "PREFECT_API_URL", "NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

@@ -16,8 +16,9 @@ import pytest
 from typer.testing import CliRunner
 
 from flows import server
+from flows.api import lasting_api, prefect_api
 from flows.cli import app
-from flows.server import ServerError, lasting_api, prefect_api
+from flows.server import ServerError
 from flows.staying_server import StayingServer, find_server, record_in, start_server
 from sciml_discover.errors import InputError
 
@@ -127,7 +128,7 @@ def test_a_record_of_another_machine_or_of_nothing_is_not_taken_for_a_server(hom
 
 def test_commands_use_it_and_need_no_server_of_their_own(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started, _ = start_server(home)
-    monkeypatch.setattr(server, "LocalServer", None)
+    monkeypatch.setattr("flows.api.LocalServer", None)
     with prefect_api(home.parent) as used:
         assert used is not None
         used.wait()

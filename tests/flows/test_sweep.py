@@ -185,7 +185,7 @@ def test_the_command_prints_one_table(call: dict[str, Any], verbs: FakeVerbs) ->
 def test_wrong_input_starts_nothing(
     call: dict[str, Any], monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
-    monkeypatch.setattr("flows.server.LocalServer", None)
+    monkeypatch.setattr("flows.api.LocalServer", None)
     done = CliRunner().invoke(app, ["sweep", call["experiment"], "--out", call["out"], *arguments])
     assert (done.exit_code, done.stdout) == (2, "")
     assert message in done.stderr

@@ -174,7 +174,7 @@ def test_a_runner_that_cannot_be_used_starts_nothing(
     experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
 ) -> None:
     pytest.importorskip("prefect_dask")
-    monkeypatch.setattr("flows.server.LocalServer", None)
+    monkeypatch.setattr("flows.api.LocalServer", None)
     monkeypatch.setattr("flows.runners.dask_cluster.CONNECT_SECONDS", 1)
     out = tmp_path / "runs"
     done = CliRunner().invoke(app, ["sweep", experiment, "--over", "seed=1", "--out", str(out), *arguments])
