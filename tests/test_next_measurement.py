@@ -24,7 +24,7 @@ def ranked() -> RankedLaws:
         LOGISTIC.data(0.02),
         untrained(LOGISTIC),
         propose(LOGISTIC, DEGREE2, {"crowding": {"n**2": 0.08}}, {"crowding": {"n": 0.5}}),
-        SelectOptions(exhaustive=0, search=SearchOptions(rounds=0), rival_delta=1e9),
+        SelectOptions(exhaustive=0, search=SearchOptions(width=0, rounds=0), rival_delta=1e9),
         laws=LawOptions(library=DEGREE2),
     )
 

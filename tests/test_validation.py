@@ -23,7 +23,7 @@ from sciml_discover.validation import ValidateOptions, ValidationReport, validat
 from tests.problems import DOSED_LONG, LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
-PROPOSED_ONLY = SelectOptions(exhaustive=0, search=SearchOptions(rounds=0))
+PROPOSED_ONLY = SelectOptions(exhaustive=0, search=SearchOptions(width=0, rounds=0))
 TRUE = {"predation": {"x*y": 0.8}, "growth": {"x*y": 0.7}}
 LONG = replace(LOTKA_VOLTERRA, times=(np.arange(0.0, 8.01, 0.25),))
 TWINS = replace(

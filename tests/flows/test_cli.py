@@ -233,8 +233,10 @@ def test_a_stopped_run_leaves_no_server_and_the_next_one_goes_on(
 
 def test_an_interrupt_that_a_finalizer_swallows_comes_again() -> None:
     code = (
-        "import time, weakref\n"
+        "import signal, time, weakref\n"
         "from flows.leaving import keep_interrupts\n"
+        # Whoever runs the tests in the background may have them ignore Ctrl-C, and children inherit that.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "def interrupted(): raise KeyboardInterrupt\n"
         "class Thing: pass\n"
         "keep_interrupts()\n"
