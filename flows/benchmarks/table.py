@@ -158,3 +158,16 @@ def terminal_tables(document: dict[str, Any]) -> Group:
         table.add_row(*map(Text, line))
     parts += [table, Text(f"{document['file']}, .md", style="dim", overflow="fold")]
     return Group(*parts)
+
+
+def between_marks(readme: str, begin: str, end: str, text: str) -> str:
+    """Return a README with a text between two marks, in the place of what was there.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    before, first, rest = readme.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise ValueError(f"{begin} and {end} are not in the README")
+    return f"{before}{begin}\n{text}{end}{after}"

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.benchmarks.processes import ROOT
-from flows.benchmarks.table import markdown_table
+from flows.benchmarks.table import between_marks, markdown_table
 from flows.recovery.case import Case, Run
 from flows.recovery.cases import CASES
 
@@ -85,11 +85,7 @@ def with_tables(readme: str, document: dict[str, Any]) -> str:
     Raises:
         ValueError: the marks are not there.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{BEGIN} and {END} are not in the README")
-    return f"{before}{BEGIN}\n{markdown(document)}{END}{after}"
+    return between_marks(readme, BEGIN, END, markdown(document))
 
 
 def terminal_tables(document: dict[str, Any]) -> Group:

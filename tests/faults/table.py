@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.benchmarks.processes import ROOT
-from flows.benchmarks.table import markdown_table
+from flows.benchmarks.table import between_marks, markdown_table
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 DOCUMENT, README = ROOT / "data" / "benchmarks" / "faults.json", ROOT / "README.md"
@@ -50,11 +50,7 @@ def with_table(readme: str, document: dict[str, Any]) -> str:
     Raises:
         ValueError: the marks are not there.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{BEGIN} and {END} are not in the README")
-    return f"{before}{BEGIN}\n{markdown(document)}{END}{after}"
+    return between_marks(readme, BEGIN, END, markdown(document))
 
 
 def main(arguments: Sequence[str]) -> None:
