@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -160,8 +160,8 @@ def terminal_tables(document: dict[str, Any]) -> Group:
     return Group(*parts)
 
 
-def between_marks(readme: str, begin: str, end: str, text: str) -> str:
-    """Return a README with a text between two marks, in the place of what was there.
+def between_marks(readme: str, begin: str, end: str, text: Callable[[], str]) -> str:
+    """Return a README with a text between two marks, in the place of what was there; it is made once they are found.
 
     Raises:
         ValueError: the marks are not there.
@@ -170,4 +170,4 @@ def between_marks(readme: str, begin: str, end: str, text: str) -> str:
     _, last, after = rest.partition(end)
     if not first or not last:
         raise ValueError(f"{begin} and {end} are not in the README")
-    return f"{before}{begin}\n{text}{end}{after}"
+    return f"{before}{begin}\n{text()}{end}{after}"

@@ -85,7 +85,7 @@ def with_tables(readme: str, document: dict[str, Any]) -> str:
     Raises:
         ValueError: the marks are not there.
     """
-    return between_marks(readme, BEGIN, END, markdown(document))
+    return between_marks(readme, BEGIN, END, lambda: markdown(document))
 
 
 def terminal_tables(document: dict[str, Any]) -> Group:

@@ -50,7 +50,7 @@ def with_table(readme: str, document: dict[str, Any]) -> str:
     Raises:
         ValueError: the marks are not there.
     """
-    return between_marks(readme, BEGIN, END, markdown(document))
+    return between_marks(readme, BEGIN, END, lambda: markdown(document))
 
 
 def main(arguments: Sequence[str]) -> None:
