@@ -238,7 +238,11 @@ def register(deployment: Deployment) -> uuid.UUID:
 def wait_until_scheduled(
     deployment_id: uuid.UUID, seconds: float = FIRES_SECONDS
 ) -> Sequence[datetime.datetime]:
-    """Return when a deployment will run, as soon as the server has scheduled that; nothing if it does not."""
+    """Return when a deployment will run, as soon as the server has scheduled that; nothing if it does not.
+
+    A server that was planning by an older schedule when a new one came keeps those runs, and would start them:
+    they are deleted.
+    """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas import filters
     from prefect.client.schemas.objects import StateType
@@ -249,12 +253,17 @@ def wait_until_scheduled(
     )
     deadline = time.monotonic() + seconds
     with get_client(sync_client=True) as client:
+        schedules = {one.id for one in client.read_deployment(deployment_id).schedules}
         while True:
             runs = client.read_flow_runs(deployment_filter=of_it, flow_run_filter=scheduled)
+            planned = [(run.created_by.id, run) for run in runs if run.auto_scheduled and run.created_by]
             now = datetime.datetime.now(datetime.UTC)
-            due = (run.expected_start_time for run in runs)
+            due = (run.expected_start_time for schedule, run in planned if schedule in schedules)
             times = sorted(one for one in due if one is not None and one > now)
             if times or time.monotonic() > deadline:
+                for schedule, run in planned:
+                    if schedule not in schedules:
+                        client.delete_flow_run(run.id)
                 return times
             time.sleep(0.2)
 
