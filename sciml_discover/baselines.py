@@ -13,6 +13,7 @@ from sciml_discover.library import LibraryOptions, build_library
 from sciml_discover.objectives.problem import make_rows
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.simplify import linear_combination
+from sciml_discover.solve import choose_steps
 from sciml_discover.system import System, Variable
 from sciml_discover.ude import ParameterMap
 
@@ -27,8 +28,9 @@ else:
 SINDY_DEGREE, SINDY_THRESHOLD = 2, 0.1
 """Settings of the baseline: those of pysindy's own introduction."""
 
-STEPS = 8
-"""Runge-Kutta steps per interval of the refit; the comparison itself uses an independent solver."""
+ACCURACY = 0.1
+"""Error of the solution over an interval, in units of the noise, that the refit may have; the comparison itself uses an
+independent solver."""
 
 
 def known_only(system: System, data: PreparedData, trained: TrainingResult) -> AbstractModel:
@@ -39,10 +41,10 @@ def known_only(system: System, data: PreparedData, trained: TrainingResult) -> A
     nothing = Candidates(
         tuple(zero > 0 for zero in zeros), zeros, tuple(zero[:, :0] for zero in zeros), ("known_only",)
     )
-    refitter = Refitter(system, empty, rows, STEPS)
-    coordinates = ParameterMap(system).initial(1)
-    start = Fits.begin(nothing, rows.smooth_states, coordinates)
-    fitted = refitter.refit(start, nobody_watches)
+    start = Fits.begin(nothing, rows.smooth_states, ParameterMap(system).initial(1))
+    objective, unknowns = Refitter(system, empty, rows, 1).problem(start)
+    steps = choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=ACCURACY)
+    fitted = Refitter(system, empty, rows, steps).refit(start, nobody_watches)
     values = ParameterMap(system).physical(fitted.coordinates)[0].numpy()
     states = fitted.states[0, :, 0].numpy()
     if not np.isfinite(fitted.chi_square[0]) or not np.isfinite(states).all():

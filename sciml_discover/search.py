@@ -19,7 +19,7 @@ from sciml_discover.errors import SolveError
 from sciml_discover.holes import AbstractFilling
 from sciml_discover.library import Library
 from sciml_discover.outlook import look_around
-from sciml_discover.refit import Candidates, Fits, Refitter
+from sciml_discover.refit import LAST_ITERATIONS, Candidates, Fits, Refitter
 from sciml_discover.shortlist import PER_SIZE, Shortlist, short_laws
 
 if TYPE_CHECKING:
@@ -347,7 +347,19 @@ class LawSearch:
                 return fits
             fits = self.refitter.bound(fits, following, self.watch)
             fits = fits.take(np.flatnonzero(self.judge.bound(fits) < limit))
-        return self.refitter.close(fits, self.watch) if len(fits.candidates) else fits
+        return self._close(fits, limit) if len(fits.candidates) else fits
+
+    def _close(self, fits: Fits, limit: float) -> Fits:
+        """Return continuous fits; those that are late, and could still be of interest, get the time that they need."""
+        closed = self.refitter.close(fits, self.watch)
+        best = float(self.judge.rank(closed).min())
+        limit = min(limit, best + self.delta + SLACK)
+        late = ~np.isfinite(closed.chi_square) & ~closed.converged & (self.judge.bound(fits) < limit)
+        if not late.any():
+            return closed
+        again = self.refitter.close(closed.take(np.flatnonzero(late)), self.watch, LAST_ITERATIONS)
+        order = np.concatenate([np.flatnonzero(~late), np.flatnonzero(late)])
+        return Fits.join([closed.take(np.flatnonzero(~late)), again]).take(np.argsort(order))
 
     def _order(self, pool: Fits) -> np.ndarray:
         """Return the positions of the fits by rank, without those that failed."""
