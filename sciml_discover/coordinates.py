@@ -18,6 +18,10 @@ else:
 NEAR = 1e-4
 """Of the width between bounds: nearer to a bound than this, a number is at it, and has no error of its own."""
 
+FLAT, BACK = 5.0, 2.0
+"""Coordinates of numbers that ran towards a bound, to within a hundredth of the width, and where they are put back to,
+an eighth of it away."""
+
 
 class Coordinates:
     """Smooth coordinates, all of order one, of ``n`` numbers.
@@ -81,6 +85,14 @@ class Coordinates:
         """Return which numbers are within a ten-thousandth of the width of a bound, shape ``(..., n)``."""
         share = torch.sigmoid(coordinates)
         return self.bounded & ((share < NEAR) | (share > 1.0 - NEAR))
+
+    def brought_back(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Return coordinates ``(..., n)`` with those that ran towards a bound put back to where numbers still move.
+
+        Out there the curve is flat, and no later step would find the way back.
+        """
+        ran = self.bounded & (coordinates.abs() > FLAT)
+        return torch.where(ran, BACK * torch.sign(coordinates), coordinates)
 
     def slope(self, coordinates: torch.Tensor) -> torch.Tensor:
         """Return the derivative of each number by its coordinate, shape ``(..., n)``."""

@@ -24,7 +24,7 @@ from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.abstract import AbstractState
 from sciml_discover.optimizers.driver import Report, minimise_round
 from sciml_discover.optimizers.gauss_newton import LARGEST_DEFECT
-from sciml_discover.ude import UDE
+from sciml_discover.ude import UDE, ParameterMap
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +150,12 @@ class Fits:
             self.converged[index],
         )
 
+    def put(self, index: np.ndarray, others: Fits) -> Fits:
+        """Return these fits with others in the place of some."""
+        order = np.arange(len(self.candidates))
+        order[index] = len(order) + np.arange(len(index))
+        return Fits.join([self, others]).take(order)
+
     @classmethod
     def join(cls, groups: Sequence[Fits]) -> Fits:
         """Return the fits of several groups as one."""
@@ -192,14 +198,17 @@ class Refitter:
         """Return fits with continuity as a penalty: their misfit, penalty included, bounds the true one.
 
         Whatever a continuous trajectory can do, segments that may jump can do too, and pay nothing for it: a lower
-        bound, as far as the fit has converged. It rises from one round of growing continuity to the next.
+        bound, as far as the fit has converged. It rises from one round of growing continuity to the next. Such
+        segments may also take a parameter to its bound: from there it is brought back for the next round.
 
         Args:
             start: where fits begin.
             number: of the round, less than `rounds`.
             watch: called with the progress of every iteration.
         """
-        return self._in_parts(start, lambda part: self._bound(part, number, watch))
+        fits = self._in_parts(start, lambda part: self._bound(part, number, watch))
+        parameters = ParameterMap(self.system, fits.coordinates.device)
+        return replace(fits, coordinates=parameters.brought_back(fits.coordinates))
 
     def _bound(self, start: Fits, number: int, watch: Watch) -> Fits:
         objective, unknowns = self.problem(start)
@@ -258,7 +267,15 @@ class Refitter:
 
     def polish(self, start: Fits, watch: Watch) -> Fits:
         """Return fits that were continuous already, settled for this refitter's steps and weights."""
-        return self.close(self.bound(start, self.rounds - 1, watch), watch, LAST_ITERATIONS)
+        freed = self._in_parts(start, lambda part: self._bound(part, self.rounds - 1, watch))
+        polished = self.close(freed, watch, LAST_ITERATIONS)
+        late = np.flatnonzero(~polished.converged)
+        if not len(late):
+            return polished
+        # From where it was continuous there is less to close.
+        again = self.close(start.take(late), watch, LAST_ITERATIONS)
+        better = again.chi_square < polished.chi_square[late]
+        return polished.put(late[better], again.take(np.flatnonzero(better)))
 
     def filling(self, fits: Fits) -> tuple[MaskedLibraries, torch.Tensor]:
         """Return a batch of laws as what stands in the holes, and its weights, shape ``(B, n_weights)``."""

@@ -13,6 +13,10 @@ from sciml_discover.trajectories import Dataset
 FEWEST_ROWS = 8
 """Observed values per observable below which whiteness cannot be tested."""
 
+EXACT, NEGLIGIBLE = 1e-6, 0.05
+"""Largest residual, as a fraction of the range of the values and of the noise, that solvers may leave of data without
+noise. The noise of such data, estimated without the law, is what a smoother could not follow."""
+
 
 @dataclass(frozen=True)
 class Metrics:
@@ -111,17 +115,23 @@ def constant_metrics(train: Dataset, rows: Dataset, noise: Noise) -> Metrics | N
 def whiteness(dataset: Dataset, prediction: Sequence[np.ndarray], noise: Noise) -> dict[str, float]:
     """Return the p-value of the Ljung-Box test of each observable's residuals, over all trajectories.
 
-    Ljung & Box 1978, doi:10.1093/biomet/65.2.297, with up to five lags. Observables with too few rows are left out.
+    Ljung & Box 1978, doi:10.1093/biomet/65.2.297, with up to five lags. Observables with too few rows are left out,
+    and those that are met exactly: what is left of data without noise are the errors of solvers.
     """
     from scipy import stats
 
     p_values = {}
     for column, name in enumerate(dataset.observables):
-        series = []
+        series, exact = [], []
         for trajectory, found in zip(dataset.trajectories, prediction, strict=True):
-            residual = noise.transform(found)[:, column] - noise.transform(trajectory.values)[:, column]
-            residual = residual / noise.sd_of(trajectory.values)[:, column]
+            measured = noise.transform(trajectory.values)[:, column]
+            residual = noise.transform(found)[:, column] - measured
+            sd = noise.sd_of(trajectory.values)[:, column]
+            exact.append(_is_exact(residual, measured, sd))
+            residual = residual / sd
             series.append(residual[np.isfinite(residual)])
+        if all(exact):
+            continue
         count = sum(len(item) for item in series)
         lags = min(5, count // 4)
         variance = sum(float(np.sum(item**2)) for item in series)
@@ -133,3 +143,12 @@ def whiteness(dataset: Dataset, prediction: Sequence[np.ndarray], noise: Noise) 
             statistic += (products / variance) ** 2 / (count - lag)
         p_values[name] = float(stats.chi2.sf(count * (count + 2) * statistic, lags))
     return p_values
+
+
+def _is_exact(residual: np.ndarray, measured: np.ndarray, sd: np.ndarray) -> bool:
+    """Return whether residuals are as small as the errors of solvers; also where nothing was measured."""
+    seen = np.isfinite(residual)
+    if not seen.any():
+        return True
+    allowed = np.fmax(EXACT * np.ptp(measured[seen]), NEGLIGIBLE * sd[seen])
+    return bool((np.abs(residual[seen]) < allowed).all())

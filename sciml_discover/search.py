@@ -354,12 +354,10 @@ class LawSearch:
         closed = self.refitter.close(fits, self.watch)
         best = float(self.judge.rank(closed).min())
         limit = min(limit, best + self.delta + SLACK)
-        late = ~np.isfinite(closed.chi_square) & ~closed.converged & (self.judge.bound(fits) < limit)
-        if not late.any():
+        late = np.flatnonzero(~closed.converged & (self.judge.bound(fits) < limit))
+        if not len(late):
             return closed
-        again = self.refitter.close(closed.take(np.flatnonzero(late)), self.watch, LAST_ITERATIONS)
-        order = np.concatenate([np.flatnonzero(~late), np.flatnonzero(late)])
-        return Fits.join([closed.take(np.flatnonzero(~late)), again]).take(np.argsort(order))
+        return closed.put(late, self.refitter.close(closed.take(late), self.watch, LAST_ITERATIONS))
 
     def _order(self, pool: Fits) -> np.ndarray:
         """Return the positions of the fits by rank, without those that failed."""

@@ -99,6 +99,10 @@ class ParameterMap:
         """Return which free parameters are at a bound, shape ``(B, n_free)``."""
         return self._map.at_bound(coordinates)
 
+    def brought_back(self, coordinates: torch.Tensor) -> torch.Tensor:
+        """Return coordinates with those that ran towards a bound put back, shape ``(B, n_free)``."""
+        return self._map.brought_back(coordinates)
+
     @property
     def free_positions(self) -> list[int]:
         """Positions of the free parameters among all of them."""

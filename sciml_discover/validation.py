@@ -275,7 +275,8 @@ def _whiteness_reason(found: Forecast, data: PreparedData, options: ValidateOpti
         )
     p_values = whiteness(data.train, found.train, data.noise)
     if not p_values:
-        return Reason("whiteness", True, None, threshold, "too few rows to test residuals for whiteness")
+        text = "no residuals to test for whiteness: too few rows, or an exact fit"
+        return Reason("whiteness", True, None, threshold, text)
     worst = min(p_values, key=lambda name: p_values[name])
     passed = p_values[worst] > threshold
     text = ", ".join(f"{name} p = {value:.2g}" for name, value in p_values.items())

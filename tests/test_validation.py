@@ -206,7 +206,7 @@ def test_nothing_left_to_test_is_no_pass() -> None:
     report = judge(short, prepare(short), law)
     assert "chi_square" in failed(report)
     assert report.reasons[0].message == "4 free numbers for 4 values: nothing is left to test"
-    assert report.reasons[1].message == "too few rows to test residuals for whiteness"
+    assert report.reasons[1].message == "no residuals to test for whiteness: too few rows, or an exact fit"
 
 
 def test_a_driven_law_is_judged_on_its_expressions() -> None:
