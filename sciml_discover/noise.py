@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -119,6 +119,11 @@ class Noise:
                 for k in range(len(self.sd))
             ]
         )
+
+    def times(self, factor: np.ndarray) -> Noise:
+        """Return noise that is larger by a factor for each observable, shape ``(observables,)``."""
+        floors = None if self.floors is None else self.floors * factor
+        return replace(self, sd=self.sd * factor, floors=floors)
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """Return values on the scale on which the noise is additive, shape ``(..., observables)``."""

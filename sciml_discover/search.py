@@ -43,6 +43,9 @@ MOST_TRIES = 3
 PLAUSIBLE = 1e-3
 """Probability of so large a misfit below which the best law is not good enough, and the search widens."""
 
+GROSS = 1000.0
+"""Mean squared residual, in units of the noise, of a law that is no more than an approximation."""
+
 SLACK = 10.0
 """How much further than a rival a candidate may be behind and still be kept: later fits may change the order."""
 
@@ -60,7 +63,7 @@ class SearchOptions(Options):
     moves: Count = 12
     """Laws that are tried of those that look best from each of them."""
     widen: int = pydantic.Field(default=3, ge=1, le=20)
-    """Factor of parents, moves and width for a second search where the best law does not fit the data."""
+    """Factor of parents, moves and width for a second search where the best law does not fit the data; 1 for none."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,10 @@ class Judge:
         """Return the criterion of laws of which only the chi-square of all observables together is known, ``(B,)``."""
         share = self.criterion.counts / self.criterion.counts.sum()
         return self.criterion(chi_square[:, None] * share, terms, inner)
+
+    def is_gross(self, fits: Fits) -> bool:
+        """Return whether one fit is no more than an approximation."""
+        return bool(fits.chi_square[0] > GROSS * self.criterion.counts.sum())
 
     def plausible(self, fits: Fits) -> bool:
         """Return whether the residuals of one fit are no larger than the noise explains."""
@@ -171,7 +178,9 @@ class LawSearch:
         if not len(self._order(pool)):
             return pool
         pool = self._walk(pool, 1)
-        if self.options.rounds and not self.judge.plausible(pool.take(self._order(pool)[:1])):
+        best = pool.take(self._order(pool)[:1])
+        # More terms are no remedy for a law that is grossly wrong.
+        if self.options.widen > 1 and not self.judge.plausible(best) and not self.judge.is_gross(best):
             pool = self._walk(pool, self.options.widen)
         return pool.take(_one_each(pool.candidates.keys, self.judge.rank(pool)))
 

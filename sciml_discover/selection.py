@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -23,7 +24,7 @@ from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Fits, Refitter
 from sciml_discover.regressors import Supports
-from sciml_discover.search import Judge, LawSearch, SearchOptions, View
+from sciml_discover.search import GROSS, Judge, LawSearch, SearchOptions, View
 from sciml_discover.seeds import proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
@@ -55,6 +56,9 @@ POLISHED_DELTA, POLISHED = 10.0, 20
 
 LARGEST_MISFIT = 1000.0
 """Mean squared residual, in units of the noise, above which a trained trajectory is no place to start from."""
+
+APPROXIMATE = 0.01
+"""Of each observable's standard deviation: how exactly an approximation is asked to meet the rows."""
 
 SEARCH_ACCURACY, LAST_ACCURACY = 0.2, 1e-3
 """Error of the solution over an interval, in units of the noise, that the search and the last fits may have."""
@@ -125,6 +129,10 @@ def select(
     trained trajectory by what chi-square they could reach, to second order (`outlook`). The best are refitted as
     continuous trajectories, and the comparison goes on from there.
 
+    Beside little noise, laws that the library only approximates are all infinitely bad, and nothing leads from one to
+    the next. Where the best one is grossly wrong, the search is repeated for what meets the rows to a hundredth of
+    their standard deviation. The judge still holds it against the noise.
+
     Args:
         system: the known physics with its holes.
         data: training rows; hold-out rows are not looked at.
@@ -137,6 +145,42 @@ def select(
     Raises:
         SolveError: no candidate could be fitted as a continuous trajectory.
     """
+    exact: RankedLaws | SolveError
+    try:
+        exact = _select(system, data, trained, supports, options, laws, watch)
+        if exact.laws[0].chi_square <= GROSS * exact.laws[0].n_observed:
+            return exact
+    except SolveError as error:
+        exact = error
+    factor = _factor_to_approximate(data)
+    if (factor > 1.0).any():
+        loose = replace(data, noise=data.noise.times(factor))
+        narrow = options.model_copy(update={"search": options.search.model_copy(update={"widen": 1})})
+        with contextlib.suppress(SolveError):
+            return _select(system, loose, trained, supports, narrow, laws, watch, factor)
+    if isinstance(exact, SolveError):
+        raise exact
+    return exact
+
+
+def _factor_to_approximate(data: PreparedData) -> np.ndarray:
+    """Return how many times larger the noise is when an approximation is good enough, shape ``(observables,)``."""
+    values = np.concatenate([trajectory.values for trajectory in data.train.trajectories])
+    spread = np.nanstd(data.noise.transform(values), axis=0)
+    return np.fmax(1.0, APPROXIMATE * spread / data.noise.typical_sd(values))
+
+
+def _select(
+    system: System,
+    data: PreparedData,
+    trained: TrainingResult,
+    supports: Supports,
+    options: SelectOptions,
+    laws: LawOptions,
+    watch: Watch,
+    factor: np.ndarray | None = None,
+) -> RankedLaws:
+    """Return ranked laws; with a factor, the noise of the data is that much larger than what chi-square refers to."""
     rows = make_rows(system, data.train, data.noise)
     states, coordinates, steps = _start(system, rows, trained)
     signals = rows.signals(states).cpu().numpy()
@@ -177,17 +221,23 @@ def select(
     finer = max(
         choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=LAST_ACCURACY), steps
     )
-    factor = criterion.noise_with_law(best.misfit[0])
-    refitter = Refitter(system, libraries, rows, finer, factor)
+    with_law = criterion.noise_with_law(best.misfit[0])
+    refitter = Refitter(system, libraries, rows, finer, with_law)
     fits = refitter.polish(fits.take(_presentable(values, fits.candidates.complexity, options)), watch)
     notes = [*merged, *invalid]
     if data.noise.estimated:
         sds = ", ".join(
             f"{name} {sd:.3g}{' of each value' if data.noise.floors is not None else ''}"
-            for name, sd in zip(data.noise.observables, factor * data.noise.sd, strict=True)
+            for name, sd in zip(data.noise.observables, with_law * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    return _rank(system, data, judge, refitter, fits, options, notes, search)
+    if factor is not None:
+        notes.append(
+            "no law of this library explains the rows within the noise; the choice is what approximates them best, "
+            f"to {100 * APPROXIMATE:g} % of the standard deviation of each observable"
+        )
+    units = np.ones_like(with_law) if factor is None else factor**2
+    return _rank(system, data, judge, refitter, fits, options, notes, search, units)
 
 
 def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:
@@ -237,7 +287,9 @@ def _rank(
     options: SelectOptions,
     notes: list[str],
     search: LawSearch,
+    units: np.ndarray,
 ) -> RankedLaws:
+    """Return the ranking; ``units`` are those of the misfit, squared, in the noise that chi-square refers to."""
     complexity = fits.candidates.complexity
     values = judge.rank(fits)
     solved = np.isfinite(values)
@@ -274,9 +326,18 @@ def _rank(
     )
     variance, width = builder.scale(chosen, 0)
     profiles = {0: profile_intervals(refitter, chosen, 0, width**2 * variance)}
+    chi_square = fits.misfit @ units
     laws = tuple(
-        builder.law(
-            chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]), profiles.get(row)
+        replace(
+            builder.law(
+                chosen,
+                row,
+                covariance[row],
+                float(values[i]),
+                float(values[i] - values[best]),
+                profiles.get(row),
+            ),
+            chi_square=float(chi_square[i]),
         )
         for row, i in enumerate(shown)
     )
@@ -289,7 +350,7 @@ def _rank(
         failed=int((~solved).sum()),
         identifiability=(*notes, *_correlations(system, laws[0]), *_exchangeable(laws[: 1 + len(near)])),
         front_complexity=complexity[solved],
-        front_chi_square=fits.chi_square[solved],
+        front_chi_square=chi_square[solved],
     )
 
 
