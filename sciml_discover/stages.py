@@ -351,11 +351,11 @@ STAGES: tuple[Stage, ...] = (
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
     Stage("regress", 2, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
-        "select", 4, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+        "select", 5, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),
     Stage(
         "validate",
-        1,
+        2,
         ("data", "train", "select"),
         ValidationReport,
         _validate_options,

@@ -118,6 +118,33 @@ def test_join_and_take_are_inverse() -> None:
     assert isinstance(joined.candidates, Candidates)
 
 
+def test_put_replaces_some_fits() -> None:
+    _, start = begin(LOTKA_VOLTERRA, TRUE, WRONG)
+    others = start.take(np.array([0, 1]))
+    others = replace(others, misfit=np.array([[1.0], [2.0]]))
+    mixed = start.put(np.array([2, 0]), others)
+    assert len(mixed.candidates) == len(start.candidates)
+    assert mixed.misfit[[2, 0], 0].tolist() == [1.0, 2.0]
+    assert np.isinf(mixed.misfit[1:2]).all()
+    np.testing.assert_array_equal(mixed.candidates.supports[0][2], start.candidates.supports[0][0])
+
+
+def test_a_parameter_that_ran_to_its_bound_comes_back() -> None:
+    [parameter] = FORCED.system.parameters
+    system = replace(FORCED.system, parameters=(replace(parameter, value=1.0, bounds=(0.0, 4.0)),))
+    library = LibraryOptions(polynomial_degree=1, functions=("sin",))
+    rows = FORCED.rows(0.005)
+    refitter = Refitter(system, [build_library(("t",), library)], rows, 2)
+    candidates = candidates_of(FORCED, library, {"push": {"sin(t)": 0.5}})
+    for lost in (-400.0, 400.0):
+        start = Fits.begin(candidates, rows.smooth_states, torch.full((1, 1), lost, dtype=torch.float64))
+        assert ParameterMap(system).slope(start.coordinates).abs().max() < 1e-12
+        first = refitter.bound(start, 0, nobody_watches)
+        assert first.coordinates.abs().max() <= 2.0
+        fits = refitter.refit(start, nobody_watches)
+        assert abs(ParameterMap(system).physical(fits.coordinates)[0, 0].item() - 0.5) < 0.03
+
+
 def test_a_fit_whose_segments_do_not_meet_counts_as_failed() -> None:
     refitter, start = begin(LOTKA_VOLTERRA, WRONG)
     fits = refitter.close(start, nobody_watches, 1)

@@ -144,3 +144,17 @@ def test_whiteness_is_that_of_residuals_in_units_of_their_noise() -> None:
     data = Dataset(("x",), (Trajectory("a", np.arange(60.0), values),))
     assert whiteness(data, [values * (1.0 + 0.1 * rng.standard_normal((60, 1)))], noise)["x"] > 0.01
     assert whiteness(data, [values * (1.0 + 0.1 * wave)], noise)["x"] < 1e-6
+
+
+def test_what_solvers_leave_of_data_without_noise_is_not_tested() -> None:
+    wave = np.sin(np.arange(60.0) / 4.0)[:, None]
+    data = Dataset(("x",), (Trajectory("a", np.arange(60.0), 3.0 * wave),))
+
+    def told(sd: float) -> Noise:
+        return Noise(("x",), (False,), np.array([sd]), True, False, np.array([30.0]))
+
+    # A millionth of the range, or little of what the noise is believed to be.
+    assert whiteness(data, [3.0 * wave * (1.0 + 1e-7)], told(1e-9)) == {}
+    assert whiteness(data, [3.0 * wave + 0.01 * wave], told(0.5)) == {}
+    assert whiteness(data, [3.0 * wave * (1.0 + 1e-5)], told(1e-9))["x"] < 1e-6
+    assert whiteness(data, [3.0 * wave + 0.1 * wave], told(0.5))["x"] < 1e-6

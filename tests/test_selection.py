@@ -18,6 +18,7 @@ from sciml_discover.search import SearchOptions
 from sciml_discover.selection import RankedLaws, SelectOptions, select
 from sciml_discover.simplify import equations_with_numbers, same_structure
 from sciml_discover.system import System
+from sciml_discover.validation import ValidateOptions, validate
 from tests.problems import (
     DOSED_LONG,
     EXCHANGE,
@@ -275,3 +276,26 @@ def test_nothing_that_can_be_solved_is_an_error() -> None:
             PROPOSED_ONLY,
             laws=LawOptions(library=DEGREE2),
         )
+
+
+def test_where_no_law_is_near_the_noise_the_best_approximation_is_found() -> None:
+    # Hyperbolic growth without noise, and only polynomials to say it with.
+    problem = replace(LOGISTIC, laws={"crowding": "0.9*n**2/(1 + 0.4*n + n**2)"})
+    data = problem.data(1e-7)
+    ranked = select(
+        problem.system,
+        data,
+        untrained(problem),
+        propose(problem, DEGREE2, {"crowding": {"n": 0.2}}),
+        SelectOptions(),
+        laws=LawOptions(library=DEGREE2),
+    )
+    choice = ranked.laws[0]
+    assert any("approximates them best" in note for note in ranked.identifiability)
+    # Chi-square is still that against the noise.
+    assert choice.chi_square > 1000 * choice.n_observed
+    report = validate(problem.system, data, untrained(problem), ranked, ValidateOptions())
+    assert report.status == "rejected"
+    assert report.law.train is not None
+    assert report.law.train.unexplained < 0.01
+    np.testing.assert_allclose(report.law.train.chi_square, choice.chi_square, rtol=0.05)

@@ -297,18 +297,22 @@ def true_path(entry: Entry, start: np.ndarray, times: np.ndarray) -> np.ndarray:
 def _solved(functions: NumpySystem, start: np.ndarray, times: np.ndarray) -> np.ndarray:
     from scipy.integrate import solve_ivp
 
-    nothing = np.zeros(0)
-    solved = solve_ivp(
-        lambda time, state: functions.rhs(time, state, nothing),
-        (times[0], times[-1]),
-        start,
-        t_eval=times,
-        method="LSODA",
-        rtol=1e-9,
-        atol=1e-11,
-    )
+    nothing, unsolved = np.zeros(0), np.full((len(times), len(start)), np.nan)
+    try:
+        solved = solve_ivp(
+            lambda time, state: functions.rhs(time, state, nothing),
+            (times[0], times[-1]),
+            start,
+            t_eval=times,
+            method="LSODA",
+            rtol=1e-9,
+            atol=1e-11,
+        )
+    except ValueError:
+        # pysindy does not take the infinities of a solution that runs away.
+        return unsolved
     if not solved.success or solved.y.shape[1] != len(times):
-        return np.full((len(times), len(start)), np.nan)
+        return unsolved
     return solved.y.T
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from flows.recovery.oracle import setting, short_laws, smallest_errors, told
 from flows.recovery.plan import check_request
 from flows.recovery.rational import TRUE_NUMBERS, measure_rational, problems
 from flows.recovery.refusals import SOURCES
+from sciml_discover.callables import NumpySystem
 from sciml_discover.errors import InputError
 from sciml_discover.expressions import parse_expression, symbol
 from sciml_discover.library import InnerOptions, LibraryOptions, build_library
@@ -223,6 +224,18 @@ def test_r2_is_one_for_the_truth_and_nothing_without_a_solution() -> None:
     assert odebench.explained(truth, truth) == 1.0
     assert odebench.explained(truth, np.broadcast_to(truth.mean(0), truth.shape)) == 0.0
     assert odebench.explained(truth, np.full((4, 2), np.nan)) == -np.inf
+
+
+def test_equations_that_refuse_what_runs_away_have_no_solution() -> None:
+    class Refusing:
+        def rhs(self, _: float, state: np.ndarray, __: np.ndarray) -> np.ndarray:
+            if not np.isfinite(state).all() or np.abs(state).max() > 1e3:
+                raise ValueError("infinity")
+            return state**2
+
+    times, refusing = np.linspace(0.0, 1.0, 5), cast("NumpySystem", Refusing())
+    assert np.isfinite(odebench._solved(refusing, np.array([-1.0]), times)).all()
+    assert np.isnan(odebench._solved(refusing, np.array([5.0]), times)).all()
 
 
 def test_numbers_inside_terms_are_no_structure() -> None:
