@@ -153,6 +153,12 @@ class Blocks:
                     inside[hole][row, parameter] = _near(step, start, library, parameter)
         return Candidates(tuple(supports), tuple(values), tuple(inside), tuple(sources))
 
+    def unfitted(self, laws: Sequence[Law], source: str) -> Candidates:
+        """Return laws as candidates with coefficients of zero, and inner parameters where they start."""
+        nothing = np.zeros((len(laws), sum(len(offer) for offer in self.offers)))
+        starts = [library.starts_at(0) for library in self.libraries]
+        return self.candidates(laws, nothing, starts, [source] * len(laws))
+
 
 def _near(value: float, start: float, library: Library, parameter: int) -> float:
     """Return an inner parameter not too far from its start, and in its range."""

@@ -81,8 +81,7 @@ class Outlook:
     def fit(self, blocks: Blocks, laws: Sequence[Law]) -> tuple[np.ndarray, np.ndarray]:
         """Return the smallest chi-square of laws ``(n,)`` and the coefficients there, of all columns ``(n, C)``."""
         columns = self._columns(blocks, laws)
-        _, fitted = self._solved(columns)
-        chi_square = self.level - (self.slope[columns] * fitted).sum(axis=1)
+        chi_square, fitted, _ = self._solved(columns)
         coefficients = np.zeros((len(laws), len(self.scale)))
         np.put_along_axis(coefficients, columns, fitted * self.scale[columns], axis=1)
         return np.maximum(chi_square, 0.0), coefficients[:, :-1]
@@ -90,9 +89,7 @@ class Outlook:
     def chi_square(self, columns: np.ndarray) -> np.ndarray:
         """Return the smallest chi-square for sets of columns, shape ``(n, w)``, of shape ``(n,)``."""
         parts = np.array_split(columns, -(-columns.size * columns.shape[1] // AT_ONCE))
-        return np.concatenate(
-            [self.level - (self.slope[part] * self._solved(part)[1]).sum(axis=1) for part in parts]
-        )
+        return np.concatenate([self._solved(part)[0] for part in parts])
 
     def gains(self, blocks: Blocks, laws: Sequence[Law]) -> tuple[np.ndarray, np.ndarray]:
         """Return the smallest chi-square of laws ``(n,)``, and what each block more would take off it ``(n, U)``.
@@ -100,8 +97,7 @@ class Outlook:
         It is NaN for blocks that say nothing new.
         """
         columns = self._columns(blocks, laws)
-        inverse, fitted = self._solved(columns)
-        chi_square = self.level - (self.slope[columns] * fitted).sum(axis=1)
+        chi_square, fitted, inverse = self._solved(columns)
         between = self.matrix[columns]  # (n, w, C + 1)
         slope = self.slope - (between * fitted[..., None]).sum(axis=1)
         reach = inverse @ between
@@ -134,13 +130,15 @@ class Outlook:
         width = max(1, *(len(columns) for columns in own))
         return np.array([[*columns, *[last] * (width - len(columns))] for columns in own])
 
-    def _solved(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the inverse of each set's matrix ``(n, w, w)`` and its scaled coefficients ``(n, w)``."""
+    def _solved(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return chi-square of sets of columns ``(n,)``, scaled coefficients ``(n, w)``, inverses ``(n, w, w)``."""
         matrix = self.matrix[columns[:, :, None], columns[:, None, :]]
         padding = columns == len(self.scale) - 1
         matrix = matrix + (RIDGE + padding)[..., None] * np.eye(columns.shape[1])
         inverse = np.linalg.inv(matrix)
-        return inverse, (inverse @ self.slope[columns][..., None])[..., 0]
+        slope = self.slope[columns]
+        fitted = (inverse @ slope[..., None])[..., 0]
+        return self.level - (slope * fitted).sum(axis=1), fitted, inverse
 
 
 def look_around(

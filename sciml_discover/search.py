@@ -219,16 +219,13 @@ class LawSearch:
             laws, coefficients, [own[0] for own in inner], [found.source[law] for law in laws]
         )
         if view.rough:
-            candidates = Candidates.join([candidates, self._short(min(FITTED, exhaustive))])
+            short = [
+                tuple(law)
+                for same_size in short_laws(blocks, min(FITTED, exhaustive))
+                for law in same_size.tolist()
+            ]
+            candidates = Candidates.join([candidates, blocks.unfitted(short, "exhaustive")])
         return Fits.begin(candidates, view.states, view.coordinates)
-
-    def _short(self, most: int) -> Candidates:
-        """Return all short laws, as far as there are few enough, with coefficients of zero."""
-        blocks = self._blocks
-        laws = [tuple(law) for same_size in short_laws(blocks, most) for law in same_size.tolist()]
-        nothing = np.zeros((len(laws), sum(len(offer) for offer in blocks.offers)))
-        starts = [library.starts_at(0) for library in blocks.libraries]
-        return blocks.candidates(laws, nothing, starts, ["exhaustive"] * len(laws))
 
     def _walk(self, pool: Fits, wider: int) -> Fits:
         """Return the pool with what looks best from its best laws, until nothing unknown does."""

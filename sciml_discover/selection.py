@@ -19,6 +19,7 @@ from sciml_discover.constraints import (
 )
 from sciml_discover.criterion import Criterion
 from sciml_discover.errors import SolveError
+from sciml_discover.holes import ResidualNetworks
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.profiles import profile_intervals
@@ -30,7 +31,7 @@ from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.training import TrainingResult, trained_ude, well_seen
-from sciml_discover.ude import ParameterMap
+from sciml_discover.ude import UDE, ParameterMap
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +183,8 @@ def _select(
 ) -> RankedLaws:
     """Return ranked laws; with a factor, the noise of the data is that much larger than what chi-square refers to."""
     rows = make_rows(system, data.train, data.noise)
-    states, coordinates, steps = _start(system, rows, trained)
+    ude, theta = trained_ude(system, trained)
+    states, coordinates, steps = _start(ude, theta, rows, trained)
     signals = rows.signals(states).cpu().numpy()
     points = [signals[:, list(inputs)] for inputs in system.hole_inputs]
     libraries = [
@@ -198,7 +200,6 @@ def _select(
     judge = Judge(criterion, libraries, constraints)
     coarse = Refitter(system, libraries, rows, steps)
     search = LawSearch(coarse, judge, options.search, options.rival_delta, coordinates[1:], watch)
-    ude, theta = trained_ude(system, trained)
     network = ude.filling, theta[:, ude.n_free :]
     rough = not well_seen(system, data)
     views = [View(*network, states, coordinates[:1], rough=rough)]
@@ -249,13 +250,14 @@ def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOpti
     return np.unique([*near, *front])
 
 
-def _start(system: System, rows: Rows, trained: TrainingResult) -> tuple[torch.Tensor, torch.Tensor, int]:
+def _start(
+    ude: UDE[ResidualNetworks], theta: torch.Tensor, rows: Rows, trained: TrainingResult
+) -> tuple[torch.Tensor, torch.Tensor, int]:
     """Return where refits start: the trained trajectories, or smoothed data where they ran or stayed away.
 
     Free parameters start where every start of the training ended, the best first, and where the system has them:
     beside a network they may not have been identifiable, beside a law they often are.
     """
-    ude, theta = trained_ude(system, trained)
     initial = torch.as_tensor(trained.initial_states)[None]
     state = FitState(rows.smooth_states[None], theta)
     steps = choose_steps(ude, rows, state, accuracy=SEARCH_ACCURACY)

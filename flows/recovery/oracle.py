@@ -95,9 +95,7 @@ def every_short_law(place: Setting) -> Candidates:
     """Return all laws of one term for each hole, with every start of the numbers inside."""
     blocks = Blocks.of(place.libraries, place.constraints)
     [laws] = [*laws_up_to(blocks, len(blocks) ** len(place.libraries))][:1]
-    nothing = np.zeros((len(laws), sum(len(offer) for offer in blocks.offers)))
-    starts = [library.starts_at(0) for library in place.libraries]
-    return blocks.candidates([*map(tuple, laws.tolist())], nothing, starts, ["every"] * len(laws))
+    return blocks.unfitted([*map(tuple, laws.tolist())], "every")
 
 
 def begun(place: Setting, candidates: Candidates) -> Fits:

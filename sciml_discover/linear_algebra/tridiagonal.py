@@ -48,7 +48,7 @@ class TridiagonalNormal:
             damping: shape ``(B,)``.
         """
         reduced = eliminate(self._damped_diagonal(damping), self.upper, self._right())
-        schur, gradient = self._schur(reduced)
+        schur, gradient, _ = self._schur(reduced)
         shared_step = -solve_positive(damped(schur, damping), gradient[..., None])[..., 0]
         both = torch.cat([shared_step, shared_step.new_ones(len(shared_step), 1)], dim=1)
         nodes = -substitute(reduced, solve_root(reduced), both[..., None])[..., 0]
@@ -59,10 +59,7 @@ class TridiagonalNormal:
 
         NaN where the nodes' matrix is not positive definite.
         """
-        reduced = eliminate(self.diagonal, self.upper, self._right())
-        total = self._taken(reduced)
-        matrix = self.shared - total[..., :-1, :-1]
-        return matrix, self.shared_gradient - total[..., :-1, -1], 0.5 * total[..., -1, -1]
+        return self._schur(eliminate(self.diagonal, self.upper, self._right()))
 
     def _damped_diagonal(self, damping: torch.Tensor) -> torch.Tensor:
         return self.diagonal + torch.diag_embed(
@@ -72,15 +69,12 @@ class TridiagonalNormal:
     def _right(self) -> torch.Tensor:
         return torch.cat([self.border, self.node_gradient[..., None]], dim=-1)
 
-    def _schur(self, reduced: Reduced) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the matrix and the gradient of ``theta`` after the elimination of all nodes."""
-        total = self._taken(reduced)
-        return self.shared - total[..., :-1, :-1], self.shared_gradient - total[..., :-1, -1]
-
-    def _taken(self, reduced: Reduced) -> torch.Tensor:
-        """Return what the elimination takes from ``theta`` and from the column of gradients, ``(B, q + 1, q + 1)``."""
+    def _schur(self, reduced: Reduced) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return matrix and gradient of ``theta`` once all nodes follow it, and what that takes off the cost."""
         root = solve_root(reduced).flatten(1, 3)
-        return reduced.product + reduced.right.flatten(1, 3).transpose(-1, -2) @ root
+        taken = reduced.product + reduced.right.flatten(1, 3).transpose(-1, -2) @ root
+        matrix, gradient = self.shared - taken[..., :-1, :-1], self.shared_gradient - taken[..., :-1, -1]
+        return matrix, gradient, 0.5 * taken[..., -1, -1]
 
     def _predicted_change(self, steps: torch.Tensor, shared_step: torch.Tensor) -> torch.Tensor:
         product = (self.diagonal @ steps[..., None])[..., 0]
