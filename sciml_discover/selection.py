@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -20,6 +19,7 @@ from sciml_discover.constraints import (
 from sciml_discover.criterion import Criterion
 from sciml_discover.errors import SolveError
 from sciml_discover.holes import ResidualNetworks
+from sciml_discover.identifiability import cancellations, correlations, exchangeable
 from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.profiles import profile_intervals
@@ -66,9 +66,6 @@ SEARCH_ACCURACY, LAST_ACCURACY = 0.2, 1e-3
 
 DIFFERENT, MOST_STARTS = 0.05, 5
 """Coordinates of free parameters this far apart are different starts of the refits, and most starts."""
-
-COLLINEAR = 0.98
-"""Correlation of two fitted numbers above which they are named as hardly separable."""
 
 
 class SelectOptions(Options):
@@ -350,35 +347,17 @@ def _rank(
         compared=search.compared,
         tried=search.tried,
         failed=int((~solved).sum()),
-        identifiability=(*notes, *_correlations(system, laws[0]), *_exchangeable(laws[: 1 + len(near)])),
+        identifiability=(
+            *notes,
+            *correlations(system, laws[0]),
+            *cancellations(
+                system, judge.libraries, objective.rows.signals(chosen.states[0]), chosen.candidates
+            ),
+            *exchangeable(laws[: 1 + len(near)]),
+        ),
         front_complexity=complexity[solved],
         front_chi_square=chi_square[solved],
     )
-
-
-def _correlations(system: System, law: Law) -> list[str]:
-    """Name fitted numbers that the data hardly separate, or do not determine at all."""
-    names = [parameter.name for parameter in system.free_parameters]
-    for hole, terms in law.missing.items():
-        names += [f"{term.term} in {hole}" for term in terms]
-        names += [f"{name} in {term.term} in {hole}" for term in terms for name in term.inner]
-    size = len(names)
-    variance = np.diag(law.covariance)[:size]
-    sentences = [
-        f"{name} is not determined by the data"
-        for name, own in zip(names, variance, strict=True)
-        if not np.isfinite(own)
-    ]
-    for i in range(size):
-        for k in range(i):
-            if not np.isfinite(variance[i] * variance[k]) or variance[i] * variance[k] <= 0:
-                continue
-            correlation = law.covariance[i, k] / np.sqrt(variance[i] * variance[k])
-            if abs(correlation) > COLLINEAR:
-                sentences.append(
-                    f"{names[k]} and {names[i]} are hardly separable (correlation {correlation:.3f})"
-                )
-    return sentences
 
 
 def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray, best: int) -> Law:
@@ -396,18 +375,3 @@ def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray, be
             for term, share in zip(law.missing[hole.name], shares, strict=True)
         )
     return replace(law, missing=missing)
-
-
-def _exchangeable(laws: Sequence[Law]) -> list[str]:
-    """Name terms of the choice that a rival has another term for: on these data they cannot be told apart."""
-    found: dict[tuple[str, str, str], float] = {}
-    for rival in laws[1:]:
-        for hole, terms in laws[0].missing.items():
-            own, other = {term.term for term in terms}, {term.term for term in rival.missing[hole]}
-            if len(own - other) == len(other - own) == 1:
-                # Rivals come by criterion: the first says how near the exchange alone can be.
-                found.setdefault((hole, (own - other).pop(), (other - own).pop()), rival.delta)
-    return [
-        f"{one} and {two} in {hole} cannot be told apart on these data (criterion {delta:+.1f})"
-        for (hole, one, two), delta in found.items()
-    ]

@@ -26,6 +26,7 @@ from sciml_discover.callables import NumpySystem
 from sciml_discover.constraints import build_libraries
 from sciml_discover.errors import SolveError
 from sciml_discover.expressions import parse_expression, symbol, to_text
+from sciml_discover.identifiability import CANCEL
 from sciml_discover.laws import Law
 from sciml_discover.library import InnerOptions, LibraryOptions
 from sciml_discover.regressors import RegressOptions
@@ -223,7 +224,8 @@ def measure_half_known(row: str, item: str, seed: int) -> Measurement:
     except SolveError as error:
         return Measurement({**about, "refused": True}, {}, {}, f"SolveError: {error}"[:200])
     figures, words = compared(problem, data, LAWS, found)
-    figures |= {**about, "warned": not figures["accepted"] or bool(figures["rivals"])}
+    cancel = any(CANCEL in sentence for sentence in found.ranked.identifiability)
+    figures |= {**about, "warned": not figures["accepted"] or bool(figures["rivals"]) or cancel}
     return Measurement(figures, found.seconds, {**words, "truth": problem.laws["hidden"]})
 
 
@@ -233,7 +235,7 @@ NOTE = (
     "polynomials to degree 3; sin, cos, exp and their products with a state; `input/(K + input)`; "
     "`input**2/(K**2 + input**2)`. Systems 9 and 24 have nothing to hide and are left out. Identifiable: no other law "
     "of one term with as few constants fits the noise-free truth within 10 of its chi-square at that noise. Warned: "
-    "rejected, or with rivals."
+    "rejected, with rivals, or its terms named as cancelling each other."
 )
 
 

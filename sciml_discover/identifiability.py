@@ -1,0 +1,96 @@
+"""What the data do not settle about a choice, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
+
+    from sciml_discover.laws import Law
+    from sciml_discover.library import Library
+    from sciml_discover.refit import Candidates
+    from sciml_discover.system import System
+
+COLLINEAR = 0.98
+"""Correlation of two fitted numbers above which they are named as hardly separable."""
+
+CANCELLED = 0.2
+"""Root mean square of what a hole's terms make together, relative to the largest of them, below which they cancel."""
+
+CANCEL = "cancel each other"
+"""What the sentence about such terms says."""
+
+
+def correlations(system: System, law: Law) -> list[str]:
+    """Name fitted numbers that the data hardly separate, or do not determine at all."""
+    names = [parameter.name for parameter in system.free_parameters]
+    for hole, terms in law.missing.items():
+        names += [f"{term.term} in {hole}" for term in terms]
+        names += [f"{name} in {term.term} in {hole}" for term in terms for name in term.inner]
+    size = len(names)
+    variance = np.diag(law.covariance)[:size]
+    sentences = [
+        f"{name} is not determined by the data"
+        for name, own in zip(names, variance, strict=True)
+        if not np.isfinite(own)
+    ]
+    for i in range(size):
+        for k in range(i):
+            if not np.isfinite(variance[i] * variance[k]) or variance[i] * variance[k] <= 0:
+                continue
+            correlation = law.covariance[i, k] / np.sqrt(variance[i] * variance[k])
+            if abs(correlation) > COLLINEAR:
+                sentences.append(
+                    f"{names[k]} and {names[i]} are hardly separable (correlation {correlation:.3f})"
+                )
+    return sentences
+
+
+def cancellations(
+    system: System, libraries: Sequence[Library], signals: torch.Tensor, candidates: Candidates
+) -> list[str]:
+    """Name the holes of the first candidate whose terms are much larger than what they make together.
+
+    A sum of functions can imitate another one over the range of the data, and then its parts are large and undo each
+    other: the law predicts well there, and says little elsewhere.
+
+    Args:
+        system: whose holes they are.
+        libraries: one per hole.
+        signals: what holes may depend on, along the law's trajectory, shape ``(rows, signals)``.
+        candidates: the choice first.
+    """
+    points, sentences = signals.cpu().numpy(), []
+    for number, (hole, inputs, library) in enumerate(
+        zip(system.missing, system.hole_inputs, libraries, strict=True)
+    ):
+        columns = library.matrix(points[:, list(inputs)], candidates.inner[number][0])
+        support = candidates.supports[number][0]
+        parts = columns[:, support] * candidates.coefficients[number][0][support]
+        largest = np.sqrt((parts**2).mean(axis=0)).max(initial=0.0)
+        together = np.sqrt((parts.sum(axis=1) ** 2).mean())
+        if together < CANCELLED * largest:
+            sentences.append(
+                f"the terms of {hole.name} {CANCEL} to {100.0 * together / largest:.2g} % of the largest: together "
+                "they may stand for a function that the library does not have"
+            )
+    return sentences
+
+
+def exchangeable(laws: Sequence[Law]) -> list[str]:
+    """Name terms of the choice that a rival has another term for: on these data they cannot be told apart."""
+    found: dict[tuple[str, str, str], float] = {}
+    for rival in laws[1:]:
+        for hole, terms in laws[0].missing.items():
+            own, other = {term.term for term in terms}, {term.term for term in rival.missing[hole]}
+            if len(own - other) == len(other - own) == 1:
+                # Rivals come by criterion: the first says how near the exchange alone can be.
+                found.setdefault((hole, (own - other).pop(), (other - own).pop()), rival.delta)
+    return [
+        f"{one} and {two} in {hole} cannot be told apart on these data (criterion {delta:+.1f})"
+        for (hole, one, two), delta in found.items()
+    ]

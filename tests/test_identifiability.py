@@ -1,0 +1,41 @@
+"""What is said of a choice that the data do not settle."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sciml_discover.identifiability import CANCEL, cancellations
+from sciml_discover.library import Library, LibraryTerm
+from sciml_discover.refit import Candidates
+from sciml_discover.system import System
+
+SYSTEM = System.from_text(
+    states=["x", "y"], missing={"f": ["x"], "g": ["y"]}, equations={"x": "f", "y": "g - y"}
+)
+LIBRARIES = [Library((name,), [LibraryTerm(name), LibraryTerm(f"{name}**2")]) for name in ("x", "y")]
+
+
+def named(f: tuple[float, float], g: tuple[float, float]) -> list[str]:
+    rows = np.linspace(0.9, 1.1, 21)
+    # States, then the time.
+    signals = torch.as_tensor(np.column_stack([rows, rows, np.arange(21.0)]))
+    coefficients = tuple(np.array([own]) for own in (f, g))
+    candidates = Candidates(
+        tuple(own != 0 for own in coefficients), coefficients, (np.zeros((1, 0)),) * 2, ("hand",)
+    )
+    return cancellations(SYSTEM, LIBRARIES, signals, candidates)
+
+
+def test_terms_that_undo_each_other_are_named_with_their_hole() -> None:
+    [sentence] = named((10.0, -10.0), (10.0, 10.0))
+    assert sentence.startswith(f"the terms of f {CANCEL} to ")
+    share = float(sentence.split(" to ")[1].split(" %")[0])
+    rows = np.linspace(0.9, 1.1, 21)
+    exact = np.sqrt(np.mean((rows - rows**2) ** 2) / np.mean(rows**4))
+    np.testing.assert_allclose(share, 100.0 * exact, rtol=0.05)
+
+
+def test_single_terms_and_empty_holes_cancel_nothing() -> None:
+    assert named((1e-3, 0.0), (0.0, 0.0)) == []
+    assert named((10.0, -5.0), (1.0, 0.0)) == []
