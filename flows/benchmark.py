@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.benchmarks.plan import OURS, Planned, Request, check_request, describe
 from flows.benchmarks.processes import missing_packages, run_module
 from flows.benchmarks.table import markdown, summarise
-from flows.bookkeeping import claim_run
+from flows.bookkeeping import claim_run, untagged_tasks
 from flows.session import current_session
 from sciml_discover.base import Progress, nobody_watches
 from sciml_discover.result import library_versions
@@ -79,7 +79,8 @@ def benchmark(
     runs: list[dict[str, Any]] = []
     for one in planned:
         watch(Progress("benchmark", one.label, len(runs), len(planned)))
-        found = _run(one, sys.executable if one.tool == OURS else peer_python, lacking)
+        with untagged_tasks():
+            found = _run(one, sys.executable if one.tool == OURS else peer_python, lacking)
         runs.append({"case": one.case, "row": one.row, "tool": one.tool, "seed": one.seed, **found})
         # After every run: a benchmark of hours that is stopped leaves what it measured.
         document |= {"rows": summarise(request, runs), "runs": runs}

@@ -11,7 +11,7 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.benchmark import machine
-from flows.bookkeeping import claim_run
+from flows.bookkeeping import claim_run, untagged_tasks
 from flows.recovery.cases import CASES
 from flows.recovery.document import code_digest, key_of, read_runs, write_document
 from flows.recovery.plan import Planned, check_request
@@ -93,6 +93,7 @@ def benchmark_recovery(
     }
     record = Record(path, head, runs)
     for planned in request.without({key_of(run) for run in runs}):
-        run_row(planned.label, planned, record, watch)
+        with untagged_tasks():
+            run_row(planned.label, planned, record, watch)
     write_document(path, head, record.runs)
     return {**head, "runs": record.runs, "file": str(path)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import time
@@ -17,7 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType, TaskRun
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TagsContext, tags
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
@@ -72,18 +73,25 @@ def process_tag() -> str:
     return f"{_host_prefix()}{os.getpid()}:{_started(os.getpid())}"
 
 
-def claim_run() -> None:
-    """Tag the flow run that this is called from with its process.
+def claimed() -> contextlib.AbstractContextManager[set[str]]:
+    """Tag the flow runs that begin inside with this process, from their first moment."""
+    return tags(process_tag())
 
-    Not by Prefect's context of tags, which tasks would inherit: every start of a tagged task asks
-    the server for a place in the queue of its tags.
-    """
+
+def claim_run() -> None:
+    """Tag the flow run that this is called from with its process, if it was not: a worker's run is older than that."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return  # the flow's function is called alone, as in a test
     run = context.flow_run
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(run.id, tags=[*run.tags, process_tag()])
+    if process_tag() not in run.tags:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(run.id, tags=[*run.tags, process_tag()])
+
+
+def untagged_tasks() -> TagsContext:
+    """Keep the tags of a flow run from its tasks: each would ask the server for a place in the queue of each tag."""
+    return TagsContext(current_tags=set())
 
 
 def close_stale_runs() -> int:
@@ -138,9 +146,9 @@ def _started(process: int) -> str:
         return ""
 
 
-def _is_gone(tags: list[str]) -> bool:
+def _is_gone(own: list[str]) -> bool:
     """Return whether tags name a process of this host that is no longer there."""
-    for tag in tags:
+    for tag in own:
         if tag.startswith(_host_prefix()):
             number, _, started = tag.removeprefix(_host_prefix()).partition(":")
             try:

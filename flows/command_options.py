@@ -54,10 +54,11 @@ def exits(command: Callable[P, int]) -> Callable[P, None]:
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except Exception as error:
-            from sciml_discover.errors import InputError, failure_message
+            from sciml_discover.errors import InputError, failure_message, was_interrupted
 
             complain(failure_message(error))
             status = WRONG_INPUT if isinstance(error, InputError) else FAILED
+            status = INTERRUPTED if was_interrupted(error) else status
         raise typer.Exit(status)
 
     return wrapped

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.artifacts import publish, watched
-from flows.bookkeeping import claim_run, close_stale_runs
+from flows.bookkeeping import claim_run, close_stale_runs, untagged_tasks
 from flows.deployed import deployment_name, name_run
 from flows.last_finished import LastFinished
 from flows.session import current_session
@@ -70,15 +70,20 @@ def discover(
         name_run(run_id)
     caller = current_session()
     watch = caller.watch if caller else nobody_watches
-    with Run(
-        loaded,
-        out=out,
-        from_stage=from_stage,
-        device=device,
-        watch=watched(watch),
-        run_id=run_id,
-        seconds=caller.shares() if caller else None,
-    ) as run:
+    watches = watched(watch)
+    shares = caller.shares() if caller else None
+    with (
+        untagged_tasks(),
+        Run(
+            loaded,
+            out=out,
+            from_stage=from_stage,
+            device=device,
+            watch=watches,
+            run_id=run_id,
+            seconds=shares,
+        ) as run,
+    ):
         states: dict[str, State] = {}
         for stage in STAGES:
             needed = [states[name] for name in stage.inputs]

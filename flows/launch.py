@@ -265,7 +265,7 @@ def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Sess
         prepare()
         clock.imports = time.perf_counter() - clock.begun
         importlib.import_module(flow)
-        from flows.bookkeeping import LOST_SERVER, check_api, close_stale_runs, gone
+        from flows.bookkeeping import LOST_SERVER, check_api, claimed, close_stale_runs, gone
 
         if server is not None:
             server.wait()
@@ -273,7 +273,8 @@ def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Sess
         close_stale_runs()
         token = session.set(clock)
         try:
-            yield clock
+            with claimed():
+                yield clock
         except LOST_SERVER as error:
             make_haste()
             raise ServerError(f"{gone(error)} {GOES_ON}") from error

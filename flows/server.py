@@ -69,9 +69,9 @@ class Server:
             connection.request("GET", "/api/health")
             status = connection.getresponse().status
         except OSError as error:
-            raise ServerError(
-                f"the local Prefect server does not answer ({error}); see {self._log}"
-            ) from error
+            # Refused: nobody listens any more, so the process has ended.
+            what = "did not start" if isinstance(error, ConnectionError) else "does not answer"
+            raise ServerError(f"the local Prefect server {what} ({error}); see {self._log}") from error
         finally:
             connection.close()
         if status != http.HTTPStatus.OK:

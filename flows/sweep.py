@@ -10,7 +10,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows.bookkeeping import claim_run
+from flows.bookkeeping import claim_run, untagged_tasks
 from flows.combinations import plan, sweep_name
 from flows.runners import checked_runner
 from flows.session import current_session
@@ -64,7 +64,8 @@ def sweep(
     # Tasks may run elsewhere, where another folder is the current one.
     call = {"experiment": str(Path(experiment).resolve()), "out": str(Path(out).resolve()), "device": device}
     work = Work(crew, call, Path(out), retries)
-    with contextlib.closing(work.rows(one for one in planned if one.key not in rows)) as ends:
+    left = (one for one in planned if one.key not in rows)
+    with untagged_tasks(), contextlib.closing(work.rows(left)) as ends:
         written = 0.0
         for combination, row in ends:
             rows[combination.key] = row

@@ -113,9 +113,16 @@ def may_pass(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno in _PASSING
 
 
+def was_interrupted(error: BaseException) -> bool:
+    """Return whether Ctrl-C was pressed, also where pydantic made a schema just then, and of it an error of its own."""
+    return isinstance(error, KeyboardInterrupt) or (
+        type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
+    )
+
+
 def failure_message(error: BaseException) -> str:
     """Return one line for a person: what went wrong, without the way there, and what to do where that is known."""
-    if isinstance(error, KeyboardInterrupt):
+    if was_interrupted(error):
         return "interrupted"
     if isinstance(error, SciMLDiscoverError):
         return str(error)

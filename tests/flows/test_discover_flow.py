@@ -10,7 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State, StateType
 from prefect.states import Running
 
-from flows.bookkeeping import close_stale_runs, process_tag
+from flows.bookkeeping import claimed, close_stale_runs, process_tag
 from flows.discover import TASKS, discover
 from flows.session import Session, session
 from sciml_discover import runs
@@ -201,6 +201,19 @@ def test_the_process_is_told_by_the_flow_run_and_not_by_its_tasks(
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(state.state_details.flow_run_id).tags == [process_tag()]
     assert verbs.calls == NAMES
+
+
+@pytest.mark.usefixtures("verbs")
+def test_a_flow_run_is_claimed_from_its_first_moment(call: dict[str, Any]) -> None:
+    seen: list[list[str]] = []
+
+    def before(*about: Any) -> None:
+        seen.append(about[1].tags)
+
+    with claimed():
+        state = discover.with_options(on_running=[before])(**call, return_state=True)
+    assert seen == [[process_tag()]]
+    assert all(run.tags == [] for _, run in read_task_runs(state))
 
 
 def test_a_schedule_needs_nothing_but_the_experiment() -> None:
