@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import State, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Running
 
 from flows.bookkeeping import claimed, close_stale_runs, process_tag
@@ -207,8 +207,9 @@ def test_the_process_is_told_by_the_flow_run_and_not_by_its_tasks(
 def test_a_flow_run_is_claimed_from_its_first_moment(call: dict[str, Any]) -> None:
     seen: list[list[str]] = []
 
-    def before(*about: Any) -> None:
-        seen.append(about[1].tags)
+    def before(flow: object, flow_run: FlowRun, state: object) -> None:
+        del flow, state
+        seen.append(flow_run.tags)
 
     with claimed():
         state = discover.with_options(on_running=[before])(**call, return_state=True)
