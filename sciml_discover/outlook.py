@@ -37,6 +37,9 @@ COLLINEAR = 1e-8
 AT_ONCE = 20_000_000
 """Numbers that are held at a time."""
 
+LARGEST = 200_000_000
+"""Numbers in the normal equations of all rows of a batch, above which its members are looked at in parts."""
+
 
 @dataclass(frozen=True)
 class Outlook:
@@ -161,6 +164,23 @@ def look_around(
         coordinates: of the free parameters, shape ``(B, n_free)``.
         inner: per hole, inner parameters at the first start of every term, shape ``(B, n_inner)``.
     """
+    columns = states.shape[-1] + coordinates.shape[1] + sum(len(offer) for offer in blocks.offers)
+    parts = min(len(states), -(-states[..., 0].numel() * columns**2 // LARGEST))
+    if parts > 1:
+        groups = np.array_split(np.arange(len(states)), parts)
+        return [
+            outlook
+            for group in groups
+            for outlook in look_around(
+                refitter,
+                blocks,
+                present.take(torch.as_tensor(group, device=weights.device)),
+                weights[group],
+                states[group],
+                coordinates[group],
+                [own[group] for own in inner],
+            )
+        ]
     exchange = Exchange(present, weights, blocks.libraries, refitter.system.hole_inputs, blocks.offers, inner)
     matrix, gradient, chi_square = refitter.marginal(exchange, states, coordinates)
     n_free, begins = coordinates.shape[1], np.cumsum([0, *exchange.widths[:-1]])

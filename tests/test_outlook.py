@@ -173,6 +173,31 @@ def test_no_law_is_longer_than_allowed_and_none_leaves_a_hole_empty() -> None:
     assert len({len(law) for law in laws}) == 3
 
 
+def test_members_that_are_too_large_together_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks, one, fits, refitter = from_law(TRUE)
+    _, other, longer, _ = from_law(LONG)
+    both = Fits.join([fits, longer])
+    filling, weights = refitter.filling(both)
+    sizes: list[int] = []
+    marginal = refitter.marginal
+
+    def counted(exchange: Exchange, states: torch.Tensor, coordinates: torch.Tensor) -> object:
+        sizes.append(len(states))
+        return marginal(exchange, states, coordinates)
+
+    monkeypatch.setattr(refitter, "marginal", counted)
+    for largest, expected in ((10**9, [2]), (1, [1, 1])):
+        sizes.clear()
+        monkeypatch.setattr("sciml_discover.outlook.LARGEST", largest)
+        inner = list(both.candidates.inner)
+        seen = look_around(refitter, blocks, filling, weights, both.states, both.coordinates, inner)
+        assert sizes == expected
+        for found, alone in zip(seen, (one, other), strict=True):
+            assert found is not None
+            np.testing.assert_allclose(found.level, alone.level, rtol=1e-9)
+            np.testing.assert_allclose(found.slope, alone.slope, rtol=1e-6, atol=1e-6)
+
+
 def saturating() -> tuple[Library, Blocks]:
     library = build_library(
         ("x",),
