@@ -51,7 +51,7 @@ FLOORS = (
         "criterion",
         "search",
     ),
-    ("simplify", "laws", "selection"),
+    ("simplify", "laws", "identifiability", "selection"),
     ("forecasts", "next_measurement", "scores", "baselines", "validation"),
     ("result", "report", "exports"),
     ("payload", "store", "option_errors", "toml_writer", "experiment"),

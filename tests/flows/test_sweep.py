@@ -106,14 +106,16 @@ def test_started_again_it_runs_only_what_is_not_finished(call: dict[str, Any], v
 
 
 def test_an_interrupted_sweep_keeps_what_was_done(call: dict[str, Any], verbs: FakeVerbs) -> None:
-    second = threading.Event()
+    begun, second = threading.Event(), threading.Event()
 
     def wait(stage: str) -> None:
         if stage == "train" and verbs.calls.count("train") == 2:
+            begun.set()
             second.wait(20)
 
     def interrupt(event: Progress) -> None:
         if event.step == 1:
+            assert begun.wait(20)
             threading.Timer(0.3, second.set).start()
             raise KeyboardInterrupt
 
