@@ -16,8 +16,9 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
-from prefect.context import FlowRunContext, TaskRunContext
+from prefect.context import TaskRunContext
 
+from flows.deployed import this_flow_run
 from sciml_discover.base import Progress, Watch
 from sciml_discover.errors import InputError
 from sciml_discover.report.numbers import interval, number, with_error
@@ -36,13 +37,13 @@ def publish(result: DiscoveryResult, folder: Path, watch: Watch) -> None:
         folder: of the run.
         watch: who is told if Prefect refuses them.
     """
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        return  # the flow's function is called alone, as in a test
+    run = this_flow_run()
+    if run is None:
+        return
     try:
         with get_client(sync_client=True) as client:
             for artifact in artifacts_of(result, folder):
-                client.create_artifact(artifact.model_copy(update={"flow_run_id": context.flow_run.id}))
+                client.create_artifact(artifact.model_copy(update={"flow_run_id": run.id}))
     except Exception as error:
         watch(Progress("report", f"not all is shown in Prefect ({type(error).__name__}: {error})"))
 

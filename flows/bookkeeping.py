@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType, TaskRun
-from prefect.context import FlowRunContext, TagsContext, tags
+from prefect.context import TagsContext, tags
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
@@ -28,6 +28,7 @@ from prefect.settings import (
 )
 from prefect.states import Crashed
 
+from flows.deployed import this_flow_run
 from flows.server import ServerError
 
 LOST_SERVER = (httpx.TransportError, PrefectHTTPStatusError)
@@ -80,10 +81,9 @@ def claimed() -> contextlib.AbstractContextManager[set[str]]:
 
 def claim_run() -> None:
     """Tag the flow run that this is called from with its process, if it was not: a worker's run is older than that."""
-    context = FlowRunContext.get()
-    if context is None or context.flow_run is None:
-        return  # the flow's function is called alone, as in a test
-    run = context.flow_run
+    run = this_flow_run()
+    if run is None:
+        return
     if process_tag() not in run.tags:
         with get_client(sync_client=True) as client:
             client.update_flow_run(run.id, tags=[*run.tags, process_tag()])

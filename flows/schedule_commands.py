@@ -160,15 +160,10 @@ def start(out: OutFolder = Path("runs")) -> int:
 @exits
 def stop(out: OutFolder = Path("runs")) -> int:
     """Stop the server. What is scheduled waits for the next one."""
-    from flows.server import prefect_home
-    from flows.staying_server import find_server
-
-    found = find_server(prefect_home(out))
-    if found is None:
-        _console().print("no server is running")
-        return DONE
-    found.stop()
-    _console().print(f"stopped: {found.url}")
+    found = _find(out)
+    if found is not None:
+        found.stop()
+        _console().print(f"stopped: {found.url}")
     return DONE
 
 
@@ -176,16 +171,23 @@ def stop(out: OutFolder = Path("runs")) -> int:
 @exits
 def status(out: OutFolder = Path("runs")) -> int:
     """Say whether the server runs, and where. Exit status: 0 it does, 1 it does not."""
+    found = _find(out)
+    if found is None:
+        return FAILED
+    found.wait()
+    _tell("running", found)
+    return DONE
+
+
+def _find(out: Path) -> StayingServer | None:
+    """Return the server that runs; if there is none, say so."""
     from flows.server import prefect_home
     from flows.staying_server import find_server
 
     found = find_server(prefect_home(out))
     if found is None:
         _console().print("no server is running")
-        return FAILED
-    found.wait()
-    _tell("running", found)
-    return DONE
+    return found
 
 
 def _tell(how: str, found: StayingServer) -> None:
