@@ -13,7 +13,6 @@ from sciml_discover.library import LibraryOptions, build_library
 from sciml_discover.objectives.problem import make_rows
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.simplify import linear_combination
-from sciml_discover.solve import choose_steps
 from sciml_discover.system import System, Variable
 from sciml_discover.ude import ParameterMap
 
@@ -42,8 +41,7 @@ def known_only(system: System, data: PreparedData, trained: TrainingResult) -> A
         tuple(zero > 0 for zero in zeros), zeros, tuple(zero[:, :0] for zero in zeros), ("known_only",)
     )
     start = Fits.begin(nothing, rows.smooth_states, ParameterMap(system).initial(1))
-    objective, unknowns = Refitter(system, empty, rows, 1).problem(start)
-    steps = choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=ACCURACY)
+    steps = Refitter(system, empty, rows, 1).steps_for(start, ACCURACY)
     fitted = Refitter(system, empty, rows, steps).refit(start, nobody_watches)
     values = ParameterMap(system).physical(fitted.coordinates)[0].numpy()
     states = fitted.states[0, :, 0].numpy()

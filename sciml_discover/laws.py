@@ -123,6 +123,7 @@ class LawBuilder:
         estimated: whether the noise sd is estimated; errors then scale with the misfit.
         n_common: free numbers that every law has.
         noise_factor: per observable, the noise sd that the fits are weighed by, relative to the law-free one.
+        units: per observable, those of the misfit in the noise that chi-square refers to, squared.
     """
 
     def __init__(
@@ -133,10 +134,11 @@ class LawBuilder:
         estimated: bool,
         n_common: int,
         noise_factor: np.ndarray | float = 1.0,
+        units: np.ndarray | float = 1.0,
     ) -> None:
         self._system, self._libraries = system, libraries
         self._objective, self._estimated, self._n_common = objective, estimated, n_common
-        self._noise_factor = noise_factor
+        self._noise_factor, self._units = noise_factor, units
 
     def scale(self, fits: Fits, row: int) -> tuple[float, float]:
         """Return the variance of the noise relative to the weights of a fit, and half the width of a 95 % interval.
@@ -180,7 +182,7 @@ class LawBuilder:
         supports = [support[row] for support in fits.candidates.supports]
         complexity = int(sum(support.sum() for support in supports))
         n_observed, n_parameters = self._objective.rows.n_observed, self._n_parameters(fits, row)
-        chi_square = float(fits.chi_square[row])
+        chi_square = float((fits.misfit[row] * self._units).sum())
 
         variance, width = self.scale(fits, row)
         joint = self._joint_covariance(fits, row, covariance) * variance

@@ -24,6 +24,7 @@ from sciml_discover.optimizers import GaussNewton
 from sciml_discover.optimizers.abstract import AbstractState
 from sciml_discover.optimizers.driver import Report, minimise_round
 from sciml_discover.optimizers.gauss_newton import LARGEST_DEFECT
+from sciml_discover.solve import choose_steps
 from sciml_discover.ude import UDE, ParameterMap
 
 if TYPE_CHECKING:
@@ -291,6 +292,16 @@ class Refitter:
         theta = torch.cat([fits.coordinates, weights], dim=1)
         objective = self._objective(filling)
         return objective, objective.start(FitState(fits.states, theta))
+
+    def steps_for(self, fits: Fits, accuracy: float) -> int:
+        """Return the Runge-Kutta steps per interval that solve the laws of a batch accurately enough.
+
+        Args:
+            fits: where they stand.
+            accuracy: error over an interval, in units of the noise; see `choose_steps`.
+        """
+        objective, unknowns = self.problem(fits)
+        return choose_steps(objective.ude, self._rows, objective.finish_nodes(unknowns), accuracy)
 
     def marginal(
         self, filling: AbstractFilling, states: torch.Tensor, coordinates: torch.Tensor

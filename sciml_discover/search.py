@@ -98,10 +98,6 @@ class Judge:
         share = self.criterion.counts / self.criterion.counts.sum()
         return self.criterion(chi_square[:, None] * share, terms, inner)
 
-    def is_gross(self, fits: Fits) -> bool:
-        """Return whether one fit is no more than an approximation."""
-        return bool(fits.chi_square[0] > GROSS * self.criterion.counts.sum())
-
     def plausible(self, fits: Fits) -> bool:
         """Return whether the residuals of one fit are no larger than the noise explains."""
         numbers = fits.candidates.complexity[0] + fits.candidates.n_inner(self.libraries)[0]
@@ -180,7 +176,8 @@ class LawSearch:
         pool = self._walk(pool, 1)
         best = pool.take(self._order(pool)[:1])
         # More terms are no remedy for a law that is grossly wrong.
-        if self.options.widen > 1 and not self.judge.plausible(best) and not self.judge.is_gross(best):
+        gross = is_gross(float(best.chi_square[0]), int(self.judge.criterion.counts.sum()))
+        if self.options.widen > 1 and not gross and not self.judge.plausible(best):
             pool = self._walk(pool, self.options.widen)
         return pool.take(_one_each(pool.candidates.keys, self.judge.rank(pool)))
 
@@ -370,6 +367,11 @@ class LawSearch:
         values = self.judge.rank(pool)
         order = np.argsort(values, kind="stable")
         return order[np.isfinite(values[order])]
+
+
+def is_gross(chi_square: float, count: int) -> bool:
+    """Return whether a law with that chi-square for so many values is no more than an approximation."""
+    return chi_square > GROSS * count
 
 
 def _one_each(keys: Sequence[bytes], values: np.ndarray) -> np.ndarray:

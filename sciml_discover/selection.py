@@ -25,7 +25,7 @@ from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Fits, Refitter
 from sciml_discover.regressors import Supports
-from sciml_discover.search import GROSS, Judge, LawSearch, SearchOptions, View
+from sciml_discover.search import Judge, LawSearch, SearchOptions, View, is_gross
 from sciml_discover.seeds import proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
@@ -145,8 +145,8 @@ def select(
     """
     exact: RankedLaws | SolveError
     try:
-        exact = _select(system, data, trained, supports, options, laws, watch)
-        if exact.laws[0].chi_square <= GROSS * exact.laws[0].n_observed:
+        exact = _select(system, data, trained, supports, options, laws, watch, np.ones(len(data.noise.sd)))
+        if not is_gross(exact.laws[0].chi_square, exact.laws[0].n_observed):
             return exact
     except SolveError as error:
         exact = error
@@ -176,9 +176,9 @@ def _select(
     options: SelectOptions,
     laws: LawOptions,
     watch: Watch,
-    factor: np.ndarray | None = None,
+    factor: np.ndarray,
 ) -> RankedLaws:
-    """Return ranked laws; with a factor, the noise of the data is that much larger than what chi-square refers to."""
+    """Return ranked laws; the noise of the data is larger by a factor than the one that chi-square refers to."""
     rows = make_rows(system, data.train, data.noise)
     ude, theta = trained_ude(system, trained)
     states, coordinates, steps = _start(ude, theta, rows, trained)
@@ -215,10 +215,7 @@ def _select(
     best = fits.take(np.array([np.argmin(values)]))
     # What can still be shown is fitted once more: with steps as short as the best law needs, and with weights of the
     # observables that know what it says of the noise.
-    objective, unknowns = coarse.problem(best)
-    finer = max(
-        choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=LAST_ACCURACY), steps
-    )
+    finer = max(coarse.steps_for(best, LAST_ACCURACY), steps)
     with_law = criterion.noise_with_law(best.misfit[0])
     refitter = Refitter(system, libraries, rows, finer, with_law)
     fits = refitter.polish(fits.take(_presentable(values, fits.candidates.complexity, options)), watch)
@@ -229,13 +226,12 @@ def _select(
             for name, sd in zip(data.noise.observables, with_law * data.noise.sd, strict=True)
         )
         notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    if factor is not None:
+    if (factor > 1.0).any():
         notes.append(
             "no law of this library explains the rows within the noise; the choice is what approximates them best, "
             f"to {100 * APPROXIMATE:g} % of the standard deviation of each observable"
         )
-    units = np.ones_like(with_law) if factor is None else factor**2
-    return _rank(system, data, judge, refitter, fits, options, notes, search, units)
+    return _rank(system, data, judge, refitter, fits, options, notes, search, factor**2)
 
 
 def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:
@@ -322,21 +318,13 @@ def _rank(
         data.noise.estimated,
         judge.criterion.n_common,
         refitter.noise_factor,
+        units,
     )
     variance, width = builder.scale(chosen, 0)
     profiles = {0: profile_intervals(refitter, chosen, 0, width**2 * variance)}
-    chi_square = fits.misfit @ units
     laws = tuple(
-        replace(
-            builder.law(
-                chosen,
-                row,
-                covariance[row],
-                float(values[i]),
-                float(values[i] - values[best]),
-                profiles.get(row),
-            ),
-            chi_square=float(chi_square[i]),
+        builder.law(
+            chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]), profiles.get(row)
         )
         for row, i in enumerate(shown)
     )
@@ -356,7 +344,7 @@ def _rank(
             *exchangeable(laws[: 1 + len(near)]),
         ),
         front_complexity=complexity[solved],
-        front_chi_square=chi_square[solved],
+        front_chi_square=(fits.misfit * units).sum(axis=1)[solved],
     )
 
 

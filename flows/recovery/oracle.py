@@ -25,7 +25,6 @@ from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.regressors import RegressOptions
 from sciml_discover.shortlist import short_laws as laws_up_to
 from sciml_discover.simplify import canonical_terms, redundant_terms
-from sciml_discover.solve import choose_steps
 from sciml_discover.threads import single_threaded
 from sciml_discover.trajectories import Dataset
 
@@ -85,9 +84,7 @@ def setting(
     at = torch.as_tensor(states)[None]
     steps, truth = FIRST_STEPS, truth_at(problem, libraries, at)
     if truth is not None:
-        objective, unknowns = Refitter(system, libraries, rows, steps).problem(truth)
-        enough = choose_steps(objective.ude, rows, objective.finish_nodes(unknowns), accuracy=1e-3)
-        steps = max(enough, steps)
+        steps = max(Refitter(system, libraries, rows, steps).steps_for(truth, 1e-3), steps)
     return Setting(rows, libraries, constraints, at, Refitter(system, libraries, rows, steps))
 
 
