@@ -62,10 +62,9 @@ class Blocks:
             Offer.of(library, may) for library, may in zip(libraries, constraints.allowed, strict=True)
         )
         begins = np.cumsum([0, *(len(offer) for offer in offers)])
-        groups = list(dict.fromkeys(constraints.together(hole) for hole in range(len(libraries))))
         columns, term, place, turn, added, inner, required = [], [], [], [], [], [], []
         names: dict[tuple[int, int], int] = {}
-        for group in groups:
+        for group in constraints.groups:
             first = group[0]
             starts = offers[first].inner < 0
             for k, number in zip(offers[first].terms[starts], offers[first].turns[starts], strict=True):

@@ -100,6 +100,11 @@ class Constraints:
         """Return the holes whose laws have the same terms as that of one hole, which is among them."""
         return next((group for group in self.shared if hole in group), (hole,))
 
+    @property
+    def groups(self) -> tuple[tuple[int, ...], ...]:
+        """All holes, by position, those together whose laws have the same terms."""
+        return tuple(dict.fromkeys(self.together(hole) for hole in range(len(self.allowed))))
+
     def kept(self, coefficients: Sequence[np.ndarray]) -> np.ndarray:
         """Return whether coefficients ``(B, terms)`` of all holes have the signs they must have, shape ``(B,)``."""
         return np.all(

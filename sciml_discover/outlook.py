@@ -31,6 +31,9 @@ else:
 RIDGE = 1e-10
 """Added to the unit diagonal of the scaled matrix of a law."""
 
+ROUNDING = 1e-14
+"""Relative error of the entries of the scaled matrix and of what is computed with them."""
+
 COLLINEAR = 1e-8
 """Of a block's own curvature, what the blocks already there must leave, or it says nothing new."""
 
@@ -141,7 +144,59 @@ class Outlook:
         inverse = np.linalg.inv(matrix)
         slope = self.slope[columns]
         fitted = (inverse @ slope[..., None])[..., 0]
-        return self.level - (slope * fitted).sum(axis=1), fitted, inverse
+        fitted = fitted + (inverse @ (slope[..., None] - matrix @ fitted[..., None]))[..., 0]
+        reached = ((matrix @ fitted[..., None])[..., 0] - 2.0 * slope) * fitted
+        # Terms that all but cancel each other leave the difference of large numbers: it is not known any better.
+        rounding = ROUNDING * np.abs(fitted).sum(axis=1) ** 2
+        return self.level + reached.sum(axis=1) + rounding, fitted, inverse
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Chi-square around a trajectory, as a quadratic function of what could be there instead.
+
+    Attributes:
+        level: chi-square where nothing is exchanged.
+        slope: half of its derivatives by the free parameters, how far what stands in each hole has grown, and the
+            coefficients of all columns on offer, hole by hole; shape ``(n,)``.
+        matrix: its second derivatives by halves, shape ``(n, n)``.
+        n_free: number of free parameters.
+        widths: number of columns on offer of each hole.
+    """
+
+    level: float
+    slope: np.ndarray
+    matrix: np.ndarray
+    n_free: int
+    widths: tuple[int, ...]
+
+    def outlook(self, holes: Sequence[int] | None = None) -> Outlook | None:
+        """Return what laws could reach in some holes while the others stay as they are; None where nothing is known.
+
+        Args:
+            holes: those in which terms are exchanged for what stands there; all unless given.
+        """
+        exchanged = np.isin(np.arange(len(self.widths)), range(len(self.widths)) if holes is None else holes)
+        begins = self.n_free + np.cumsum([0, *(1 + width for width in self.widths[:-1])])
+        leaving = begins[exchanged]
+        coming = np.setdiff1d(np.arange(self.n_free, len(self.slope)), begins)
+        slope, level = self.slope, self.level
+        # What stands there now goes: a step of -1 along each of its shares.
+        level = level - 2.0 * slope[leaving].sum() + self.matrix[np.ix_(leaving, leaving)].sum()
+        slope = slope - self.matrix[:, leaving].sum(axis=1)
+        free = self.matrix[: self.n_free, : self.n_free]
+        if not (np.isfinite(level) and np.isfinite(free).all() and np.isfinite(slope[: self.n_free]).all()):
+            return None
+        scale = 1.0 / np.sqrt(np.maximum(np.diag(free), 1e-300))
+        inverse = np.linalg.pinv(free * np.outer(scale, scale), rcond=1e-10, hermitian=True)
+        inverse = inverse * np.outer(scale, scale)
+        across = self.matrix[np.ix_(coming, np.arange(self.n_free))] @ inverse
+        gradient = across @ slope[: self.n_free] - slope[coming]
+        return Outlook.of(
+            float(level - slope[: self.n_free] @ inverse @ slope[: self.n_free]),
+            np.where(np.repeat(exchanged, self.widths), gradient, np.nan),
+            self.matrix[np.ix_(coming, coming)] - across @ self.matrix[np.ix_(np.arange(self.n_free), coming)],
+        )
 
 
 def look_around(
@@ -152,8 +207,8 @@ def look_around(
     states: torch.Tensor,
     coordinates: torch.Tensor,
     inner: Sequence[np.ndarray],
-) -> list[Outlook | None]:
-    """Return what laws could reach, seen from trajectories; None where a linearization fails.
+) -> list[Surroundings]:
+    """Return what is known of chi-square around trajectories.
 
     Args:
         refitter: whose rows and weights count.
@@ -169,9 +224,9 @@ def look_around(
     if parts > 1:
         groups = np.array_split(np.arange(len(states)), parts)
         return [
-            outlook
+            one
             for group in groups
-            for outlook in look_around(
+            for one in look_around(
                 refitter,
                 blocks,
                 present.take(torch.as_tensor(group, device=weights.device)),
@@ -183,27 +238,8 @@ def look_around(
         ]
     exchange = Exchange(present, weights, blocks.libraries, refitter.system.hole_inputs, blocks.offers, inner)
     matrix, gradient, chi_square = refitter.marginal(exchange, states, coordinates)
-    n_free, begins = coordinates.shape[1], np.cumsum([0, *exchange.widths[:-1]])
-    leaving = n_free + begins
-    coming = np.setdiff1d(np.arange(n_free, matrix.shape[1]), leaving)
-    seen = []
-    for own, slope, level in zip(matrix, gradient, chi_square.tolist(), strict=True):
-        # What stands there now goes: a step of -1 along each of its shares.
-        level = level - 2.0 * slope[leaving].sum() + own[np.ix_(leaving, leaving)].sum()
-        slope = slope - own[:, leaving].sum(axis=1)
-        free = own[:n_free, :n_free]
-        if not (np.isfinite(level) and np.isfinite(free).all() and np.isfinite(slope[:n_free]).all()):
-            seen.append(None)
-            continue
-        own_scale = 1.0 / np.sqrt(np.maximum(np.diag(free), 1e-300))
-        inverse = np.linalg.pinv(free * np.outer(own_scale, own_scale), rcond=1e-10, hermitian=True)
-        inverse = inverse * np.outer(own_scale, own_scale)
-        across = own[np.ix_(coming, np.arange(n_free))] @ inverse
-        seen.append(
-            Outlook.of(
-                float(level - slope[:n_free] @ inverse @ slope[:n_free]),
-                -(slope[coming] - across @ slope[:n_free]),
-                own[np.ix_(coming, coming)] - across @ own[np.ix_(np.arange(n_free), coming)],
-            )
-        )
-    return seen
+    widths = tuple(len(offer) for offer in blocks.offers)
+    return [
+        Surroundings(level, slope, own, coordinates.shape[1], widths)
+        for own, slope, level in zip(matrix, gradient, chi_square.tolist(), strict=True)
+    ]

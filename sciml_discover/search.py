@@ -16,6 +16,7 @@ from sciml_discover.blocks import Blocks, Law
 from sciml_discover.constraints import Constraints
 from sciml_discover.criterion import Criterion, misfit_p_value
 from sciml_discover.errors import SolveError
+from sciml_discover.hole_by_hole import hole_by_hole
 from sciml_discover.holes import AbstractFilling
 from sciml_discover.library import Library
 from sciml_discover.outlook import look_around
@@ -194,9 +195,10 @@ class LawSearch:
         """Return fits, not yet begun, of the laws that look best from a trajectory; None if it cannot be seen from."""
         blocks = self._blocks
         inner = [library.starts_at(0)[None] for library in blocks.libraries]
-        [outlook] = look_around(
+        [around] = look_around(
             self.refitter, blocks, view.filling, view.weights, view.states[None], view.coordinates, inner
         )
+        outlook = around.outlook()
         if outlook is None:
             return None
         source: dict[Law, str] = {}
@@ -204,10 +206,12 @@ class LawSearch:
             for row, name in enumerate(proposals.sources):
                 for law in blocks.laws(proposals, row):
                     source.setdefault(law, name)
-        found = Shortlist(
-            outlook, blocks, self.judge.expected, source, exhaustive=exhaustive, width=self.options.width
-        )
-        self.compared += found.looked_at
+        limits = {"exhaustive": exhaustive, "width": self.options.width}
+        combined, looked_at = hole_by_hole(around, blocks, self.judge.expected, source, **limits)
+        for law in combined:
+            source.setdefault(law, "hole by hole")
+        found = Shortlist(outlook, blocks, self.judge.expected, source, **limits)
+        self.compared += looked_at + found.looked_at
         laws = found.best(LEADERS, FAR)
         if not laws:
             return None
@@ -254,10 +258,11 @@ class LawSearch:
             )
         ]
         filling, weights = self.refitter.filling(parents)
-        outlooks = look_around(
+        surroundings = look_around(
             self.refitter, blocks, filling, weights, parents.states, parents.coordinates, inner
         )
-        for row, outlook in enumerate(outlooks):
+        for row, around in enumerate(surroundings):
+            outlook = around.outlook()
             if outlook is None:
                 continue
             own = next(blocks.laws(parents.candidates, row))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from sciml_discover.constraints import Constraints
 from sciml_discover.refit import Candidates
 from sciml_discover.regressors import Supports
+
+T = TypeVar("T")
 
 
 def proposed(supports: Supports, constraints: Constraints, most_terms: int, limit: int) -> Candidates | None:
@@ -36,7 +39,7 @@ def proposed(supports: Supports, constraints: Constraints, most_terms: int, limi
             kept.setdefault(cleaned[row].tobytes(), (score, int(row)))
         choices.append(sorted(kept.values()))
     laws = []
-    for choice in _cheapest(choices, limit):
+    for choice in cheapest(choices, limit):
         rows = [row for _, row in choice]
         complete = constraints.complete(
             [hole.supports[row] for hole, row in zip(supports.holes, rows, strict=True)]
@@ -55,14 +58,14 @@ def proposed(supports: Supports, constraints: Constraints, most_terms: int, limi
     return Candidates.join(laws) if laws else None
 
 
-def _cheapest(
-    choices: Sequence[Sequence[tuple[float, int]]], limit: int
-) -> list[tuple[tuple[float, int], ...]]:
+def cheapest(
+    choices: Sequence[Sequence[tuple[float, T]]], limit: int
+) -> list[tuple[tuple[float, T], ...]]:
     """Return the combinations of one choice per hole with the smallest sums of scores, at most ``limit``.
 
     Hole by hole, only so many beginnings are kept: no cheaper end can rescue one that is worse than all of them.
     """
-    best: list[tuple[tuple[float, int], ...]] = [()]
+    best: list[tuple[tuple[float, T], ...]] = [()]
     for hole in choices:
         longer = [(*begin, choice) for begin in best for choice in hole]
         best = sorted(longer, key=lambda law: sum(score for score, _ in law))[:limit]

@@ -179,7 +179,8 @@ def _select(
     factor: np.ndarray,
 ) -> RankedLaws:
     """Return ranked laws; the noise of the data is larger by a factor than the one that chi-square refers to."""
-    rows = make_rows(system, data.train, data.noise)
+    # An approximation is wrong on its way, not before it sets out.
+    rows = make_rows(system, data.train, data.noise).sure_of_starts(factor)
     ude, theta = trained_ude(system, trained)
     states, coordinates, steps = _start(ude, theta, rows, trained)
     signals = rows.signals(states).cpu().numpy()

@@ -44,6 +44,7 @@ class Shortlist:
             than this.
         width: laws whose surroundings are looked at in a round.
         rounds: most rounds.
+        holes: in which laws have terms; all unless given.
     """
 
     def __init__(
@@ -56,12 +57,15 @@ class Shortlist:
         exhaustive: int = 0,
         width: int = 16,
         rounds: int = MOST_ROUNDS,
+        holes: Sequence[int] | None = None,
     ) -> None:
         self._outlook, self._blocks, self._score, self._width = outlook, blocks, score, width
         self._available = outlook.available(blocks)
-        self._required = frozenset(blocks.term[blocks.required].tolist())
         self._term, self._inner = blocks.term.tolist(), blocks.n_inner.tolist()
         self._holes = [tuple(np.flatnonzero(own).tolist()) for own in blocks.added]
+        self._filled = list(range(blocks.added.shape[1])) if holes is None else list(holes)
+        self._is_required = blocks.required & blocks.added[:, self._filled].any(axis=1)
+        self._required = frozenset(blocks.term[self._is_required].tolist())
         self._known: dict[Law, tuple[float, float]] = {}
         self.looked_at = 0
         """How many laws were compared."""
@@ -100,6 +104,10 @@ class Shortlist:
     def chi_square(self, law: Law) -> float:
         """Return what the outlook says of a law that was looked at."""
         return self._known[law][1]
+
+    def score(self, law: Law) -> float:
+        """Return what a law that was looked at is ranked by."""
+        return self._known[law][0]
 
     def _judge(self, laws: Sequence[Law]) -> None:
         if laws:
@@ -147,13 +155,10 @@ class Shortlist:
             seen.update(bases)
             chi_square, gains = self._outlook.gains(self._blocks, bases)
             self._remember(bases, chi_square)
-            laws: list[Law] = []
-            reached: list[float] = []
-            for row, block in self._additions(bases, chi_square, gains):
-                laws.append(tuple(sorted([*bases[row], block])))
-                reached.append(chi_square[row] - gains[row, block])
-            if laws:
-                self._remember(laws, np.array(reached))
+            longer = (
+                tuple(sorted([*bases[row], block])) for row, block in self._additions(bases, chi_square, gains)
+            )
+            self._judge([law for law in dict.fromkeys(longer) if law not in self._known])
 
     def _frontier(self) -> list[Law]:
         """Return the best laws, and the best of each size."""
@@ -186,7 +191,7 @@ class Shortlist:
         for hole in range(filled.shape[1]):
             may &= filled[:, hole, None] + blocks.added[:, hole] <= blocks.constraints.longest
         if self._required:
-            missing = ~there[:, blocks.term] & blocks.required
+            missing = ~there[:, blocks.term] & self._is_required
             may &= missing | ~missing.any(axis=1, keepdims=True)
         rows, places = np.nonzero(may)
         scores = np.full(may.shape, np.inf)
@@ -207,7 +212,7 @@ class Shortlist:
             for hole in self._holes[block]:
                 filled[hole] += 1
         return (
-            all(0 < number <= self._blocks.constraints.longest for number in filled)
+            all(0 < filled[hole] <= self._blocks.constraints.longest for hole in self._filled)
             and self._required <= {self._term[block] for block in law}
             and self._known[law][0] < np.inf
         )
@@ -223,7 +228,7 @@ def short_laws(blocks: Blocks, limit: int, available: np.ndarray | None = None) 
     """
     may = np.ones(len(blocks), dtype=bool) if available is None else available
     first = blocks.place[:, 0]
-    groups = [np.flatnonzero((first == hole) & may).tolist() for hole in np.unique(first)]
+    groups = [np.flatnonzero((first == hole) & may).tolist() for hole in np.unique(first[may])]
     for extra in range(3):
         sizes = [
             size

@@ -190,6 +190,17 @@ class Rows:
         slope = torch.where(self.lognormal, 1.0 / seen.clamp_min(1e-300), torch.ones_like(seen))
         return slope * self.weights
 
+    def sure_of_starts(self, factor: np.ndarray) -> Rows:
+        """Return the rows with a larger weight of the first value of each observable in every trajectory.
+
+        Args:
+            factor: of the weights, shape ``(observables,)``.
+        """
+        seen = self.weights > 0
+        first = seen & (seen.cumsum(1) == 1)
+        larger = self.weights * torch.as_tensor(factor, device=self.weights.device)
+        return replace(self, weights=torch.where(first, larger, self.weights))
+
     def keep_positive(self, states: torch.Tensor) -> torch.Tensor:
         """Return states ``(..., J, L, states)``, those that must be positive kept above a thousandth of their scale.
 
