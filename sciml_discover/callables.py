@@ -331,6 +331,26 @@ class _Compiled:
         )
 
 
+def compile_torch(
+    expression: sympy.Expr, arguments: Sequence[str], by: Sequence[str]
+) -> Callable[..., list[Any]]:
+    """Return a function of tensors that gives an expression and its derivatives: tensors, or numbers where constant.
+
+    Args:
+        expression: of real numbers.
+        arguments: names of what it depends on, in the order of the function's arguments.
+        by: names that it is differentiated by.
+    """
+    compiled = _Compiled([expression, *_derivatives([expression], by)], arguments, _torch_namespace())
+    function, layout = compiled.function, tuple(compiled.layout)
+
+    def evaluate(*values: torch.Tensor) -> list[Any]:
+        computed = function(*values)
+        return [computed[item] if isinstance(item, int) else item for item in layout]
+
+    return evaluate
+
+
 def _share_parts(outputs: Any) -> Any:
     """Return the parts that several outputs share, and the outputs in terms of them."""
     return sympy.cse(outputs, symbols=sympy.numbered_symbols("_c", real=True), list=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.callables import TorchSystem
+from sciml_discover.callables import compile_torch
 from sciml_discover.expressions import symbol
 
 if TYPE_CHECKING:
@@ -36,23 +38,42 @@ class Factors:
     def __init__(
         self, inputs: Sequence[str], terms: Sequence[sympy.Expr], inner: Sequence[Sequence[str]]
     ) -> None:
-        # The time is an input like any other here, so inputs get names that cannot clash with it.
-        names = [f"input{number}" for number in range(len(inputs))]
-        renaming = {symbol(old): symbol(new) for old, new in zip(inputs, names, strict=True)}
-        self._inner = [f"inner{number}" for number in range(sum(len(own) for own in inner))]
+        renaming = {symbol(old): symbol(f"input{number}") for number, old in enumerate(inputs)}
+        self._n_inner = sum(len(own) for own in inner)
         places: dict[sympy.Expr, int] = {sympy.Integer(1): 0}
-        rows, by_inner, waiting = [], [], iter(self._inner)
-        for term, own_names in zip(terms, inner, strict=True):
-            own = {symbol(name): symbol(next(waiting)) for name in own_names}
+        rows, derivatives, owner, begin = [], list[_Factor](), list[int](), 0
+        for number, (term, names) in enumerate(zip(terms, inner, strict=True)):
+            own = {symbol(name): symbol(f"inner{begin + k}") for k, name in enumerate(names)}
             expression = cast("sympy.Expr", term.xreplace({**renaming, **own}))
             parts = [expression] if own else _separate(expression)
-            by_inner += [sympy.diff(expression, name) for name in own.values()]
+            derivatives += [_Factor.of(sympy.diff(expression, name)) for name in own.values()]
+            owner += [number] * len(own)
+            begin += len(own)
             rows.append([places.setdefault(part, len(places)) for part in parts])
         most = max((len(row) for row in rows), default=1)
         self._rows = np.array([row + [0] * (most - len(row)) for row in rows], dtype=np.int64)
-        self._tables: dict[str, torch.Tensor] = {}
-        self._values = TorchSystem(list(places), names, (), controls=self._inner)
-        self._by_inner = TorchSystem(by_inner, names, (), controls=self._inner)
+        self._factors = [_Factor.of(expression) for expression in places]
+        self._derivatives, self._owner = derivatives, np.array(owner, dtype=np.int64)
+        self._place = np.arange(len(derivatives))
+        self._tables: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+
+    def only(self, terms: np.ndarray) -> Factors:
+        """Return the factors of some of the terms; nothing else is computed then.
+
+        Args:
+            terms: which of them, shape ``(terms,)``; the others must not be asked for.
+        """
+        some = copy(self)
+        needed = np.union1d([0], self._rows[terms])
+        rows = np.where(terms[:, None], np.searchsorted(needed, self._rows), 0)
+        rows = rows[:, (rows > 0).any(axis=0)]
+        some._rows = rows if rows.shape[1] else np.zeros((len(rows), 1), dtype=np.int64)
+        some._factors = [self._factors[number] for number in needed]
+        active = terms[self._owner] if len(self._owner) else np.zeros(0, dtype=bool)
+        some._derivatives = [one for one, may in zip(self._derivatives, active, strict=True) if may]
+        some._place = np.maximum(np.cumsum(active) - 1, 0)
+        some._tables = {}
+        return some
 
     def at(
         self, inputs: torch.Tensor, inner: torch.Tensor | None = None, *, slopes: bool = False
@@ -64,15 +85,21 @@ class Factors:
             inner: values of all inner parameters, shape ``(B, n_inner)``; None for terms without.
             slopes: whether derivatives by the inputs are wanted too.
         """
-        arguments = self._arguments(inputs, inner)
-        if slopes:
-            value, slope, _, _ = self._values.linearize(*arguments)
-        else:
-            value, slope = self._values.rhs(*arguments), None
-        key = str(inputs.device)
-        if key not in self._tables:
-            self._tables[key] = torch.as_tensor(self._rows, device=inputs.device)
-        return FactorTable(self._tables[key], value, slope)
+        if inner is None and self._n_inner:
+            raise ValueError(f"got no values of the inner parameters, expected {self._n_inner}")
+        columns = inputs.unbind(-1)
+        rows, sources, _ = self._on(inputs.device)
+        found = [factor.evaluate(columns, inner, slopes=slopes) for factor in self._factors]
+        like = inputs[..., 0]
+        value = torch.stack([_full(one[0], like) for one in found])
+        if not slopes:
+            return FactorTable(rows, value, (), sources, len(columns))
+        most = max((len(one) - 1 for one in found), default=0)
+        slope = tuple(
+            torch.stack([_full(one[1 + k] if len(one) > 1 + k else 0.0, like) for one in found])
+            for k in range(most)
+        )
+        return FactorTable(rows, value, slope, sources, len(columns))
 
     def by_inner(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         """Return terms' derivatives by chosen inner parameters, shape ``(B, P, V)``.
@@ -82,13 +109,26 @@ class Factors:
             index: positions of ``V`` inner parameters per member, shape ``(B, V)``.
             inner: values of all inner parameters, shape ``(B, n_inner)``.
         """
-        return _pick(self._by_inner.rhs(*self._arguments(inputs, inner)), index)
+        columns, like = inputs.unbind(-1), inputs[..., 0]
+        found = [one.evaluate(columns, inner, slopes=False)[0] for one in self._derivatives]
+        place = self._on(inputs.device)[2]
+        return _pick(torch.stack([_full(one, like) for one in found]), place[index]).transpose(1, 2)
 
-    def _arguments(self, inputs: torch.Tensor, inner: torch.Tensor | None) -> tuple:
-        if inner is None and self._inner:
-            raise ValueError(f"got no values of the inner parameters, expected {len(self._inner)}")
-        given = inner[:, None, :] if inner is not None and self._inner else None
-        return inputs.new_zeros(()), inputs, inputs.new_zeros(0), None, given
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the factors of each term, their inputs, and the places of derivatives, on a device."""
+        key = str(device)
+        if key not in self._tables:
+            most = max((len(factor.inputs) for factor in self._factors), default=0)
+            sources = np.array(
+                [[*factor.inputs, *[0] * (most - len(factor.inputs))] for factor in self._factors],
+                dtype=np.int64,
+            )
+            self._tables[key] = (
+                torch.as_tensor(self._rows, device=device),
+                torch.as_tensor(sources, device=device),
+                torch.as_tensor(self._place, device=device),
+            )
+        return self._tables[key]
 
 
 @dataclass(frozen=True)
@@ -97,13 +137,18 @@ class FactorTable:
 
     Attributes:
         rows: the factors of each term, shape ``(terms, most)``.
-        value: shape ``(B, P, factors)``.
-        slope: derivatives by the inputs, shape ``(B, P, factors, inputs)``; None if nobody asked.
+        value: shape ``(factors, B, P)``.
+        slope: derivatives by the first input of each factor, by the second one, and so on, zero where it has fewer,
+            each of shape ``(factors, B, P)``; empty if nobody asked.
+        sources: which inputs these are, shape ``(factors, inputs of a factor)``.
+        n_inputs: how many there are.
     """
 
     rows: torch.Tensor
     value: torch.Tensor
-    slope: torch.Tensor | None
+    slope: tuple[torch.Tensor, ...]
+    sources: torch.Tensor
+    n_inputs: int
 
     def terms(self, index: torch.Tensor) -> torch.Tensor:
         """Return the chosen terms of each member, shape ``(B, P, W)``, for positions of shape ``(B, W)``."""
@@ -111,19 +156,91 @@ class FactorTable:
         total = _pick(self.value, first)
         for choice in others:
             total = total * _pick(self.value, choice)
-        return total
+        return total.transpose(1, 2)
 
-    def terms_and_slopes(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the chosen terms and their derivatives by the inputs, shape ``(B, P, W, inputs)``; see `terms`."""
-        if self.slope is None:
-            raise ValueError("got a table without derivatives, expected Factors.at(..., slopes=True)")
-        first, *others = self.rows[index].unbind(-1)
-        total, slope = _pick(self.value, first), _pick(self.slope, first)
-        for choice in others:
-            part = _pick(self.value, choice)
-            slope = slope * part[..., None] + total[..., None] * _pick(self.slope, choice)
-            total = total * part
-        return total, slope
+    def sum_of_terms(
+        self, index: torch.Tensor, coefficients: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the sum of chosen terms, its derivatives by the inputs, and the terms.
+
+        Args:
+            index: positions of ``W`` terms of each member, shape ``(B, W)``.
+            coefficients: shape ``(B, W)``.
+
+        Returns:
+            Shapes ``(B, P)``, ``(B, P, inputs)`` and ``(B, P, W)``.
+        """
+        choices = self.rows[index].unbind(-1)
+        values = [_pick(self.value, choice) for choice in choices]
+        total = values[0]
+        for value in values[1:]:
+            total = total * value
+        gradient = total.new_zeros(total.shape[0], total.shape[2], self.n_inputs)
+        for number, choice in enumerate(choices):
+            others = [value for k, value in enumerate(values) if k != number]
+            for k, table in enumerate(self.slope):
+                part = _pick(table, choice)
+                for value in others:
+                    part = part * value
+                # Which input a term is differentiated by here is another one for each member.
+                weights = total.new_zeros(*index.shape, self.n_inputs)
+                weights.scatter_(2, self.sources[choice, k][..., None], coefficients[..., None])
+                gradient = torch.baddbmm(gradient, part.transpose(1, 2), weights)
+        terms = total.transpose(1, 2)
+        return torch.bmm(terms, coefficients[..., None])[..., 0], gradient, terms
+
+
+@dataclass(frozen=True)
+class _Factor:
+    """One factor.
+
+    Attributes:
+        expression: in ``input0``, ``input1``, ... and ``inner0``, ``inner1``, ...
+        inputs: positions of the inputs that it has.
+        inner: positions of the inner parameters that it has.
+    """
+
+    expression: sympy.Expr
+    inputs: tuple[int, ...]
+    inner: tuple[int, ...]
+
+    @classmethod
+    def of(cls, expression: sympy.Expr) -> _Factor:
+        """Return the factor that an expression is."""
+        names = [str(item) for item in expression.free_symbols]
+        inputs = sorted(int(name[len("input") :]) for name in names if name.startswith("input"))
+        inner = sorted(int(name[len("inner") :]) for name in names if name.startswith("inner"))
+        return cls(expression, tuple(inputs), tuple(inner))
+
+    def evaluate(
+        self, inputs: Sequence[torch.Tensor], inner: torch.Tensor | None, *, slopes: bool
+    ) -> list[torch.Tensor | float]:
+        """Return the value and, if wanted, the derivatives by the own inputs; numbers where they are constant.
+
+        Args:
+            inputs: all inputs, each of shape ``(B, P)``.
+            inner: all inner parameters, shape ``(B, n_inner)``.
+            slopes: whether derivatives are wanted.
+        """
+        function = _compiled(self.expression, self.inputs, self.inner, slopes)
+        own = [] if inner is None else [inner[:, k : k + 1] for k in self.inner]
+        return function(*(inputs[k] for k in self.inputs), *own)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(
+    expression: sympy.Expr, inputs: tuple[int, ...], inner: tuple[int, ...], slopes: bool
+) -> Callable[..., list[Any]]:
+    """Return a function of the inputs and inner parameters of a factor; many libraries have the same ones."""
+    names = [f"input{k}" for k in inputs]
+    return compile_torch(expression, [*names, *(f"inner{k}" for k in inner)], names if slopes else ())
+
+
+def _full(value: torch.Tensor | float, like: torch.Tensor) -> torch.Tensor:
+    """Return a value at every point ``(B, P)``."""
+    if not isinstance(value, torch.Tensor):
+        return torch.full_like(like, value)
+    return value if value.shape == like.shape else value.expand_as(like)
 
 
 def _separate(expression: sympy.Expr) -> list[sympy.Expr]:
@@ -140,7 +257,5 @@ def _separate(expression: sympy.Expr) -> list[sympy.Expr]:
 
 
 def _pick(table: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Return entries of ``(B, P, F, ...)`` at positions ``(B, W)``, shape ``(B, P, W, ...)``."""
-    shape = (*table.shape[:2], index.shape[1], *table.shape[3:])
-    index = index.reshape(index.shape[0], 1, index.shape[1], *[1] * (table.dim() - 3)).expand(shape)
-    return table.gather(2, index)
+    """Return entries of ``(F, B, P)`` at positions ``(B, W)``, shape ``(B, W, P)``."""
+    return table[index, torch.arange(len(index), device=index.device)[:, None]]

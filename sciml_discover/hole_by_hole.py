@@ -54,9 +54,7 @@ def hole_by_hole(
             tuple(block for block in law if blocks.added[block, group[0]]): source
             for law, source in begin.items()
         }
-        found = Shortlist(
-            outlook, blocks, score, own, exhaustive=exhaustive, width=width, holes=group
-        )
+        found = Shortlist(outlook, blocks, score, own, exhaustive=exhaustive, width=width, holes=group)
         looked_at += found.looked_at
         choices.append([(found.score(law), law) for law in found.best(OF_EACH, WITHIN)])
     together = cheapest(choices, TOGETHER)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.factors import FactorTable
 from sciml_discover.holes import AbstractFilling, gather_inputs
 from sciml_discover.library import Library
 from sciml_discover.linear_algebra import OuterProducts
@@ -115,6 +114,10 @@ class MaskedLibraries(AbstractFilling):
         self.inputs = tuple(inputs)
         self.rooms = [
             _Room.of(library, support, device)
+            for library, support in zip(self.libraries, supports, strict=True)
+        ]
+        self._factors = [
+            library.factors.only(np.any(support, axis=0))
             for library, support in zip(self.libraries, supports, strict=True)
         ]
         self._maps = [library.coordinates(device) for library in self.libraries]
@@ -225,9 +228,9 @@ class MaskedLibraries(AbstractFilling):
         """Return the sums of the active terms, shape ``(B, P, holes)``."""
         outputs = []
         for number, block in enumerate(self._blocks(weights)):
-            room, library = self.rooms[number], self.libraries[number]
+            room = self.rooms[number]
             inputs = gather_inputs(self.inputs[number], time, state, controls)
-            terms = library.factors.at(inputs, self._inner(number, block)).terms(room.terms)
+            terms = self._factors[number].at(inputs, self._inner(number, block)).terms(room.terms)
             outputs.append(torch.bmm(terms, self._coefficients(number, block)[..., None]))
         return torch.cat(outputs, dim=-1)
 
@@ -285,30 +288,25 @@ class MaskedLibraries(AbstractFilling):
         batch, points, dimension = state.shape
         outputs, chosen = [], []
         by_state = state.new_zeros(batch, points, len(self.libraries), dimension)
-        known: dict[tuple[int, tuple[int, ...]], FactorTable] = {}
         for number, block in enumerate(self._blocks(weights)):
-            library, room = self.libraries[number], self.rooms[number]
+            room, factors = self.rooms[number], self._factors[number]
             inputs = gather_inputs(self.inputs[number], time, state, controls)
             inner = self._inner(number, block)
-            # Holes often have the same library of the same inputs.
-            key = (id(library), self.inputs[number])
-            table = known.get(key) if inner is None else None
-            if table is None:
-                table = known[key] = library.factors.at(inputs, inner, slopes=True)
-            terms, slopes = table.terms_and_slopes(room.terms)
             coefficients = self._coefficients(number, block)
+            output, by_inputs, terms = factors.at(inputs, inner, slopes=True).sum_of_terms(
+                room.terms, coefficients
+            )
+            outputs.append(output)
             by_own = [terms * room.present[:, None, :]]
-            outputs.append(torch.bmm(by_own[0], coefficients[..., None]))
             if inner is not None and room.inner.shape[1]:
                 scale = coefficients.gather(1, room.inner_slot) * self._slope(number, block)
-                by_inner = library.factors.by_inner(inputs, room.inner, inner) * scale[:, None, :]
+                by_inner = factors.by_inner(inputs, room.inner, inner) * scale[:, None, :]
                 by_own.append(torch.where(room.inner_present[:, None, :] > 0, by_inner, 0.0))
             chosen.append(by_own[0] if len(by_own) == 1 else torch.cat(by_own, dim=-1))
-            by_inputs = (slopes * coefficients[:, None, :, None]).sum(2)
             for position, source in enumerate(self.inputs[number]):
                 if source < dimension:
                     by_state[:, :, number, source] += by_inputs[..., position]
-        return torch.cat(outputs, dim=-1), by_state, chosen
+        return torch.stack(outputs, dim=-1), by_state, chosen
 
     def prior_precision(self, batch: int) -> torch.Tensor:  # noqa: ARG002 - supports know the batch
         """Return zero for active coefficients and one for padding, which keeps the padding at zero."""

@@ -195,7 +195,8 @@ class Surroundings:
         return Outlook.of(
             float(level - slope[: self.n_free] @ inverse @ slope[: self.n_free]),
             np.where(np.repeat(exchanged, self.widths), gradient, np.nan),
-            self.matrix[np.ix_(coming, coming)] - across @ self.matrix[np.ix_(np.arange(self.n_free), coming)],
+            self.matrix[np.ix_(coming, coming)]
+            - across @ self.matrix[np.ix_(np.arange(self.n_free), coming)],
         )
 
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     import torch
 
 LEADERS = 24
-"""Laws that are fitted first, and to the end, whatever their bounds, so that there is something to compare with."""
+"""Laws that are fitted first, so that there is something to compare with."""
+
+FIRST = 8
+"""Of these, those with the lowest bounds: the others follow if they may be as good, or are the best of their length."""
 
 FAR = 100.0
 """How much worse than the best a law may look and still be among those that are fitted first."""
@@ -206,11 +209,11 @@ class LawSearch:
             for row, name in enumerate(proposals.sources):
                 for law in blocks.laws(proposals, row):
                     source.setdefault(law, name)
-        limits = {"exhaustive": exhaustive, "width": self.options.width}
-        combined, looked_at = hole_by_hole(around, blocks, self.judge.expected, source, **limits)
+        score, width = self.judge.expected, self.options.width
+        combined, looked_at = hole_by_hole(around, blocks, score, source, exhaustive=exhaustive, width=width)
         for law in combined:
             source.setdefault(law, "hole by hole")
-        found = Shortlist(outlook, blocks, self.judge.expected, source, **limits)
+        found = Shortlist(outlook, blocks, score, source, exhaustive=exhaustive, width=width)
         self.compared += looked_at + found.looked_at
         laws = found.best(LEADERS, FAR)
         if not laws:
@@ -328,7 +331,7 @@ class LawSearch:
             leaders = order[:LEADERS].tolist()
             leaders += [int(i) for size in np.unique(sizes) for i in order[sizes[order] == size][:PER_SIZE]]
             leaders = list(dict.fromkeys(leaders))
-            pool = self._finish(self._from_all_starts(first.take(np.array(leaders)), number), number, np.inf)
+            pool = self._lead(self._from_all_starts(first.take(np.array(leaders)), number), number)
             done = [pool]
         else:
             leaders, done = [], []
@@ -338,6 +341,21 @@ class LawSearch:
         if len(rest) or not done:
             done.append(self._finish(first.take(rest), number, limit))
         return Fits.join(done), dict(zip(first.candidates.keys, lowest.tolist(), strict=True))
+
+    def _lead(self, fits: Fits, number: int) -> Fits:
+        """Return continuous fits of leaders: the best, what may be as good, and the best of every length."""
+        lowest, sizes = self.judge.bound(fits), fits.candidates.complexity
+        order = np.argsort(lowest, kind="stable")
+        head = self._finish(fits.take(order[:FIRST]), number, np.inf)
+        limit = float(self.judge.rank(head).min()) + self.delta + SLACK
+        rest = order[FIRST:]
+        near = rest[lowest[rest] < limit]
+        done = [head, self._finish(fits.take(near), number, limit)]
+        there = {int(size) for part in done for size in part.candidates.complexity}
+        front = [int(rest[sizes[rest] == size][0]) for size in np.unique(sizes[rest]) if size not in there]
+        if front:
+            done.append(self._finish(fits.take(np.array(front)), number, np.inf))
+        return Fits.join(done)
 
     def _from_all_starts(self, fits: Fits, number: int) -> Fits:
         """Return lower bounds of leaders, each from where its free parameters start best."""

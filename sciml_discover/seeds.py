@@ -58,9 +58,7 @@ def proposed(supports: Supports, constraints: Constraints, most_terms: int, limi
     return Candidates.join(laws) if laws else None
 
 
-def cheapest(
-    choices: Sequence[Sequence[tuple[float, T]]], limit: int
-) -> list[tuple[tuple[float, T], ...]]:
+def cheapest(choices: Sequence[Sequence[tuple[float, T]]], limit: int) -> list[tuple[tuple[float, T], ...]]:
     """Return the combinations of one choice per hole with the smallest sums of scores, at most ``limit``.
 
     Hole by hole, only so many beginnings are kept: no cheaper end can rescue one that is worse than all of them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,13 +19,12 @@ from sciml_discover.constraints import (
 from sciml_discover.criterion import Criterion
 from sciml_discover.errors import SolveError
 from sciml_discover.holes import ResidualNetworks
-from sciml_discover.identifiability import cancellations, correlations, exchangeable
-from sciml_discover.laws import Estimate, Law, LawBuilder, LawParameter, LawTerm
+from sciml_discover.laws import Estimate, Law, LawParameter, LawTerm
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
-from sciml_discover.profiles import profile_intervals
-from sciml_discover.refit import Fits, Refitter
+from sciml_discover.ranking import APPROXIMATE, Found, RankedLaws, rank
+from sciml_discover.refit import Refitter
 from sciml_discover.regressors import Supports
-from sciml_discover.search import Judge, LawSearch, SearchOptions, View, is_gross
+from sciml_discover.search import Judge, LawSearch, SearchOptions, View
 from sciml_discover.seeds import proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows
@@ -52,17 +51,11 @@ __all__ = [
     "select",
 ]
 
-POLISHED_DELTA, POLISHED = 10.0, 20
-"""Laws this much further behind than a rival, and this many more than are shown, still get their last fit."""
-
 LARGEST_MISFIT = 1000.0
 """Mean squared residual, in units of the noise, above which a trained trajectory is no place to start from."""
 
-APPROXIMATE = 0.01
-"""Of each observable's standard deviation: how exactly an approximation is asked to meet the rows."""
-
-SEARCH_ACCURACY, LAST_ACCURACY = 0.2, 1e-3
-"""Error of the solution over an interval, in units of the noise, that the search and the last fits may have."""
+SEARCH_ACCURACY = 0.2
+"""Error of the solution over an interval, in units of the noise, that the search may have."""
 
 DIFFERENT, MOST_STARTS = 0.05, 5
 """Coordinates of free parameters this far apart are different starts of the refits, and most starts."""
@@ -83,31 +76,6 @@ class SelectOptions(Options):
     """Laws within this much of the best criterion are rivals."""
     rivals: int = pydantic.Field(default=12, ge=0, le=10_000)
     """Most rivals that are reported."""
-
-
-@dataclass(frozen=True)
-class RankedLaws:
-    """Laws by criterion, the choice first, then its rivals, then the rest of the Pareto front.
-
-    Attributes:
-        laws: the choice is ``laws[0]``.
-        n_rivals: ``laws[1 : 1 + n_rivals]`` are rivals within the allowed delta.
-        compared: how many laws were looked at from a trajectory, before or between fits.
-        tried: how many candidate laws were fitted, the promising ones as continuous trajectories.
-        failed: how many of them could not be solved or did not converge.
-        identifiability: sentences that name degeneracies, collinear terms, merged terms.
-        front_complexity: number of terms of every refitted law, shape ``(tried,)``.
-        front_chi_square: chi-square of the same laws, shape ``(tried,)``.
-    """
-
-    laws: tuple[Law, ...]
-    n_rivals: int
-    compared: int
-    tried: int
-    failed: int
-    identifiability: tuple[str, ...]
-    front_complexity: np.ndarray
-    front_chi_square: np.ndarray
 
 
 @single_threaded
@@ -143,11 +111,11 @@ def select(
     Raises:
         SolveError: no candidate could be fitted as a continuous trajectory.
     """
-    exact: RankedLaws | SolveError
+    exact: Found | SolveError
     try:
-        exact = _select(system, data, trained, supports, options, laws, watch, np.ones(len(data.noise.sd)))
-        if not is_gross(exact.laws[0].chi_square, exact.laws[0].n_observed):
-            return exact
+        exact = _search(system, data, trained, supports, options, laws, watch, np.ones(len(data.noise.sd)))
+        if not exact.is_gross:
+            return rank(exact, options.rivals, watch)
     except SolveError as error:
         exact = error
     factor = _factor_to_approximate(data)
@@ -155,10 +123,11 @@ def select(
         loose = replace(data, noise=data.noise.times(factor))
         narrow = options.model_copy(update={"search": options.search.model_copy(update={"widen": 1})})
         with contextlib.suppress(SolveError):
-            return _select(system, loose, trained, supports, narrow, laws, watch, factor)
+            found = _search(system, loose, trained, supports, narrow, laws, watch, factor)
+            return rank(found, options.rivals, watch)
     if isinstance(exact, SolveError):
         raise exact
-    return exact
+    return rank(exact, options.rivals, watch)
 
 
 def _factor_to_approximate(data: PreparedData) -> np.ndarray:
@@ -168,7 +137,7 @@ def _factor_to_approximate(data: PreparedData) -> np.ndarray:
     return np.fmax(1.0, APPROXIMATE * spread / data.noise.typical_sd(values))
 
 
-def _select(
+def _search(
     system: System,
     data: PreparedData,
     trained: TrainingResult,
@@ -177,8 +146,8 @@ def _select(
     laws: LawOptions,
     watch: Watch,
     factor: np.ndarray,
-) -> RankedLaws:
-    """Return ranked laws; the noise of the data is larger by a factor than the one that chi-square refers to."""
+) -> Found:
+    """Return what a search finds; the noise of the data is larger by a factor than the one that counts."""
     # An approximation is wrong on its way, not before it sets out.
     rows = make_rows(system, data.train, data.noise).sure_of_starts(factor)
     ude, theta = trained_ude(system, trained)
@@ -194,10 +163,9 @@ def _select(
     constraints = build_constraints(system, libraries, laws, excluded, options.most_terms)
     counts = (rows.weights > 0).sum((0, 1)).cpu().numpy()
     n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
-    criterion = Criterion(counts, n_common, constraints.n_terms, data.noise)
-    judge = Judge(criterion, libraries, constraints)
-    coarse = Refitter(system, libraries, rows, steps)
-    search = LawSearch(coarse, judge, options.search, options.rival_delta, coordinates[1:], watch)
+    judge = Judge(Criterion(counts, n_common, constraints.n_terms, data.noise), libraries, constraints)
+    refitter = Refitter(system, libraries, rows, steps)
+    search = LawSearch(refitter, judge, options.search, options.rival_delta, coordinates[1:], watch)
     network = ude.filling, theta[:, ude.n_free :]
     rough = not well_seen(system, data)
     views = [View(*network, states, coordinates[:1], rough=rough)]
@@ -213,35 +181,7 @@ def _select(
             f"none of {search.tried} candidate laws could be fitted as a continuous trajectory; "
             "widen [regress.library], or look at the trained equation in the report"
         )
-    best = fits.take(np.array([np.argmin(values)]))
-    # What can still be shown is fitted once more: with steps as short as the best law needs, and with weights of the
-    # observables that know what it says of the noise.
-    finer = max(coarse.steps_for(best, LAST_ACCURACY), steps)
-    with_law = criterion.noise_with_law(best.misfit[0])
-    refitter = Refitter(system, libraries, rows, finer, with_law)
-    fits = refitter.polish(fits.take(_presentable(values, fits.candidates.complexity, options)), watch)
-    notes = [*merged, *invalid]
-    if data.noise.estimated:
-        sds = ", ".join(
-            f"{name} {sd:.3g}{' of each value' if data.noise.floors is not None else ''}"
-            for name, sd in zip(data.noise.observables, with_law * data.noise.sd, strict=True)
-        )
-        notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    if (factor > 1.0).any():
-        notes.append(
-            "no law of this library explains the rows within the noise; the choice is what approximates them best, "
-            f"to {100 * APPROXIMATE:g} % of the standard deviation of each observable"
-        )
-    return _rank(system, data, judge, refitter, fits, options, notes, search, factor**2)
-
-
-def _presentable(values: np.ndarray, complexity: np.ndarray, options: SelectOptions) -> np.ndarray:
-    """Return the fits that may be rivals once they are polished, and the best of every length."""
-    near = np.flatnonzero(values - np.min(values) < options.rival_delta + POLISHED_DELTA)
-    near = near[np.argsort(values[near], kind="stable")][: options.rivals + POLISHED]
-    there = np.unique(complexity[np.isfinite(values)])
-    front = [int(np.argmin(np.where(complexity == size, values, np.inf))) for size in there]
-    return np.unique([*near, *front])
+    return Found(system, data, factor, rows, refitter, steps, search, fits, values, (*merged, *invalid))
 
 
 def _start(
@@ -272,95 +212,3 @@ def _start(
         if all((several[i] - several[k]).abs().max() > DIFFERENT for k in range(i))
     ]
     return rows.keep_positive(states), several[apart[:MOST_STARTS]], steps
-
-
-def _rank(
-    system: System,
-    data: PreparedData,
-    judge: Judge,
-    refitter: Refitter,
-    fits: Fits,
-    options: SelectOptions,
-    notes: list[str],
-    search: LawSearch,
-    units: np.ndarray,
-) -> RankedLaws:
-    """Return the ranking; ``units`` are those of the misfit, squared, in the noise that chi-square refers to."""
-    complexity = fits.candidates.complexity
-    values = judge.rank(fits)
-    solved = np.isfinite(values)
-    order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
-    # A law that fits no better than a shorter one is no rival, whatever its criterion.
-    order = [
-        i
-        for i in order
-        if not any(complexity[k] < complexity[i] and fits.chi_square[k] <= fits.chi_square[i] for k in order)
-    ]
-    if not order:
-        raise SolveError(
-            "none of the best laws could be solved with shorter steps and the noise that they leave; "
-            "widen [regress.library], or look at the trained equation in the report"
-        )
-    best = order[0]
-    near = [i for i in order[1:] if values[i] - values[best] <= options.rival_delta][: options.rivals]
-    rest, sizes = [], {int(complexity[i]) for i in [best, *near]}
-    for i in order[1:]:
-        if int(complexity[i]) not in sizes:
-            sizes.add(int(complexity[i]))
-            rest.append(i)
-    shown = np.array([best, *near, *rest])
-    chosen = fits.take(shown)
-    objective, unknowns = refitter.problem(chosen)
-    covariance = objective.covariance(unknowns).cpu().numpy()
-    builder = LawBuilder(
-        system,
-        judge.libraries,
-        objective,
-        data.noise.estimated,
-        judge.criterion.n_common,
-        refitter.noise_factor,
-        units,
-    )
-    variance, width = builder.scale(chosen, 0)
-    profiles = {0: profile_intervals(refitter, chosen, 0, width**2 * variance)}
-    laws = tuple(
-        builder.law(
-            chosen, row, covariance[row], float(values[i]), float(values[i] - values[best]), profiles.get(row)
-        )
-        for row, i in enumerate(shown)
-    )
-    laws = (_with_inclusion(system, laws[0], fits, values, best), *laws[1:])
-    return RankedLaws(
-        laws=laws,
-        n_rivals=len(near),
-        compared=search.compared,
-        tried=search.tried,
-        failed=int((~solved).sum()),
-        identifiability=(
-            *notes,
-            *correlations(system, laws[0]),
-            *cancellations(
-                system, judge.libraries, objective.rows.signals(chosen.states[0]), chosen.candidates
-            ),
-            *exchangeable(laws[: 1 + len(near)]),
-        ),
-        front_complexity=complexity[solved],
-        front_chi_square=(fits.misfit * units).sum(axis=1)[solved],
-    )
-
-
-def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray, best: int) -> Law:
-    """Return the choice with the probability of each of its terms, over all laws of a pool.
-
-    Each law weighs ``exp(-criterion / 2)``, which approximates its posterior probability (Raftery 1995,
-    doi:10.2307/271063).
-    """
-    weights = np.where(np.isfinite(values), np.exp(-0.5 * (values - np.min(values))), 0.0)
-    missing = {}
-    for hole, supports in zip(system.missing, fits.candidates.supports, strict=True):
-        shares = (weights @ supports / weights.sum())[supports[best]]
-        missing[hole.name] = tuple(
-            replace(term, inclusion=float(share))
-            for term, share in zip(law.missing[hole.name], shares, strict=True)
-        )
-    return replace(law, missing=missing)

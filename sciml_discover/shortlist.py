@@ -156,7 +156,8 @@ class Shortlist:
             chi_square, gains = self._outlook.gains(self._blocks, bases)
             self._remember(bases, chi_square)
             longer = (
-                tuple(sorted([*bases[row], block])) for row, block in self._additions(bases, chi_square, gains)
+                tuple(sorted([*bases[row], block]))
+                for row, block in self._additions(bases, chi_square, gains)
             )
             self._judge([law for law in dict.fromkeys(longer) if law not in self._known])
 

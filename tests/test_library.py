@@ -40,7 +40,14 @@ def test_values_and_slopes() -> None:
     points = torch.as_tensor(np.random.default_rng(0).uniform(0.2, 1.2, (5, 4, 2)))
     everything = torch.arange(len(library)).expand(5, -1)
     table = library.factors.at(points, slopes=True)
-    value, slope = table.terms_and_slopes(everything)
+    value = table.terms(everything)
+    slope = torch.stack(
+        [
+            table.sum_of_terms(torch.full((5, 1), number), torch.ones(5, 1, dtype=torch.float64))[1]
+            for number in range(len(library))
+        ],
+        dim=2,
+    )
     torch.testing.assert_close(value, library.factors.at(points).terms(everything))
     index = {text: number for number, text in enumerate(library.texts)}
     x, t = points[..., 0], points[..., 1]
@@ -54,10 +61,16 @@ def test_values_and_slopes() -> None:
     np.testing.assert_allclose(library.matrix(flat.numpy()), value.reshape(20, -1).numpy())
     # Each member of a batch its own terms, in any order.
     chosen = torch.tensor([[3, 1], [0, 0], [7, 2], [5, 4], [1, 9]])
-    some, some_slope = table.terms_and_slopes(chosen)
-    for member in range(5):
-        torch.testing.assert_close(some[member], value[member][:, chosen[member]])
-        torch.testing.assert_close(some_slope[member], slope[member][:, chosen[member]])
+    coefficients = torch.as_tensor(np.random.default_rng(1).normal(size=(5, 2)))
+    for own in (table, library.factors.only(np.arange(len(library)) < 10).at(points, slopes=True)):
+        total, gradient, some = own.sum_of_terms(chosen, coefficients)
+        for member in range(5):
+            picked = value[member][:, chosen[member]]
+            torch.testing.assert_close(some[member], picked)
+            torch.testing.assert_close(total[member], picked @ coefficients[member])
+            torch.testing.assert_close(
+                gradient[member], coefficients[member] @ slope[member][:, chosen[member]]
+            )
 
 
 def test_an_extra_term_is_for_the_holes_that_have_its_inputs() -> None:

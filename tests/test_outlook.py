@@ -58,9 +58,10 @@ def from_law(
     refitter, fits = fitted(law)
     blocks = Blocks.of(LIBRARIES, constraints(options))
     filling, weights = refitter.filling(fits)
-    [outlook] = look_around(
+    [around] = look_around(
         refitter, blocks, filling, weights, fits.states, fits.coordinates, list(fits.candidates.inner)
     )
+    outlook = around.outlook()
     assert outlook is not None
     return blocks, outlook, fits, refitter
 
@@ -114,7 +115,7 @@ def test_the_true_law_is_seen_from_a_network_that_fits() -> None:
     )
     blocks = Blocks.of([library] * 2, allowed)
     states = solve_rows(ude, rows, torch.as_tensor(result.initial_states)[None], theta, 2)
-    [outlook] = look_around(
+    [around] = look_around(
         Refitter(LOTKA_VOLTERRA.system, [library] * 2, rows, 2),
         blocks,
         ude.filling,
@@ -123,6 +124,7 @@ def test_the_true_law_is_seen_from_a_network_that_fits() -> None:
         theta[:, : ude.n_free],
         [np.zeros((1, 0))] * 2,
     )
+    outlook = around.outlook()
     assert outlook is not None
     found = Shortlist(outlook, blocks, by_chi_square, {}, exhaustive=529)
     [best, *_] = found.best(3)
@@ -162,9 +164,10 @@ def test_no_law_is_longer_than_allowed_and_none_leaves_a_hole_empty() -> None:
         build_constraints(LOTKA_VOLTERRA.system, LIBRARIES, LawOptions(library=DEGREE2), nothing, 2),
     )
     filling, weights = refitter.filling(fits)
-    [outlook] = look_around(
+    [around] = look_around(
         refitter, blocks, filling, weights, fits.states, fits.coordinates, list(fits.candidates.inner)
     )
+    outlook = around.outlook()
     assert outlook is not None
     laws = Shortlist(outlook, blocks, by_chi_square, {}).best(50)
     sizes = np.array([blocks.added[list(law)].sum(axis=0) for law in laws])
@@ -192,7 +195,8 @@ def test_members_that_are_too_large_together_are_looked_at_in_parts(monkeypatch:
         inner = list(both.candidates.inner)
         seen = look_around(refitter, blocks, filling, weights, both.states, both.coordinates, inner)
         assert sizes == expected
-        for found, alone in zip(seen, (one, other), strict=True):
+        for surroundings, alone in zip(seen, (one, other), strict=True):
+            found = surroundings.outlook()
             assert found is not None
             np.testing.assert_allclose(found.level, alone.level, rtol=1e-9)
             np.testing.assert_allclose(found.slope, alone.slope, rtol=1e-6, atol=1e-6)

@@ -50,7 +50,7 @@ def test_the_law_is_found_though_nobody_proposes_it(options: SelectOptions) -> N
         watch=seen.append,
     )
     assert terms(found.laws[0]) == {"predation": ["x*y"], "growth": ["x*y"]}
-    found_by = "move" if options is MOVES_ONLY else "exhaustive" if options.exhaustive else "search"
+    found_by = "move" if options is MOVES_ONLY else "hole by hole" if options.exhaustive else "search"
     assert found.laws[0].source == found_by
     assert found.compared > 20
     assert found.tried > 4

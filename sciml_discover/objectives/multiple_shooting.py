@@ -497,31 +497,39 @@ class ShootingObjective(AbstractObjective):
         inner = torch.cat([by_row[:, :, :-seen], pad], dim=2).unflatten(2, (segments, -1))
         flat = residual.flatten(2)
         inner_residual = torch.cat([flat[:, :, :-seen], pad[..., 0]], dim=2).unflatten(2, (segments, -1))
-        normal = inner.transpose(-1, -2) @ inner
-        gradient = (inner.transpose(-1, -2) @ inner_residual[..., None])[..., 0]
+        nodes, theta_part = inner[..., :dimension], inner[..., dimension:]
+        diagonal = nodes.transpose(-1, -2) @ nodes
+        border = nodes.transpose(-1, -2) @ theta_part
+        node_gradient = (nodes.transpose(-1, -2) @ inner_residual[..., None])[..., 0]
         last, last_residual = by_row[:, :, -seen:], flat[:, :, -seen:]
-        normal[:, :, -1] += last.transpose(-1, -2) @ last
-        gradient[:, :, -1] += (last.transpose(-1, -2) @ last_residual[..., None])[..., 0]
+        last_node = last[..., :dimension].transpose(-1, -2)
+        diagonal[:, :, -1] += last_node @ last[..., :dimension]
+        border[:, :, -1] += last_node @ last[..., dimension:]
+        node_gradient[:, :, -1] += (last_node @ last_residual[..., None])[..., 0]
         # Defects: end of a segment minus the next node, in units of the tolerance.
         root = penalty**0.5
         ends = root * by_end[:, :, :-1] / self._tolerance[..., None]
         jump = root * scaled
-        normal[:, :, :-1] += ends.transpose(-1, -2) @ ends
-        gradient[:, :, :-1] += (ends.transpose(-1, -2) @ jump[..., None])[..., 0]
+        end_nodes, end_theta = ends[..., :dimension].transpose(-1, -2), ends[..., dimension:]
+        diagonal[:, :, :-1] += end_nodes @ ends[..., :dimension]
+        border[:, :, :-1] += end_nodes @ end_theta
+        node_gradient[:, :, :-1] += (end_nodes @ jump[..., None])[..., 0]
         own = root / self._tolerance  # (J, S - 1, d)
-        normal[:, :, 1:, :dimension, :dimension] += torch.diag_embed(own.square())
-        gradient[:, :, 1:, :dimension] -= own * jump
-        upper = -(ends[..., :dimension].transpose(-1, -2) * own[..., None, :])
-        border = normal[..., :dimension, dimension:].clone()
-        border[:, :, 1:] -= own[..., None] * ends[..., dimension:]
+        diagonal[:, :, 1:] += torch.diag_embed(own.square())
+        node_gradient[:, :, 1:] -= own * jump
+        border[:, :, 1:] -= own[..., None] * end_theta
+        # What all rows say of theta is summed by one product: a matrix for each of them would be large.
+        rows = torch.cat([by_row[..., dimension:].flatten(1, 2), end_theta.flatten(1, 3)], dim=1)
+        offsets = torch.cat([flat.flatten(1), jump.flatten(1)], dim=1)
+        transposed = rows.transpose(-1, -2)
         return TridiagonalNormal(
-            diagonal=normal[..., :dimension, :dimension],
-            upper=upper,
+            diagonal=diagonal,
+            upper=-(end_nodes * own[..., None, :]),
             border=border,
-            shared=normal[..., dimension:, dimension:].sum((1, 2)) + torch.diag_embed(precision),
-            node_gradient=gradient[..., :dimension],
-            shared_gradient=gradient[..., dimension:].sum((1, 2)) + precision * theta,
-            node_damping=normal[..., :dimension, :dimension].diagonal(dim1=-2, dim2=-1),
+            shared=transposed @ rows + torch.diag_embed(precision),
+            node_gradient=node_gradient,
+            shared_gradient=(transposed @ offsets[..., None])[..., 0] + precision * theta,
+            node_damping=diagonal.diagonal(dim1=-2, dim2=-1),
         )
 
     def _spread(self, per_segment: torch.Tensor) -> torch.Tensor:
