@@ -55,7 +55,7 @@ class Factors:
         self._factors = [_Factor.of(expression) for expression in places]
         self._derivatives, self._owner = derivatives, np.array(owner, dtype=np.int64)
         self._place = np.arange(len(derivatives))
-        self._tables: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
+        self._tables: dict[str, tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = {}
 
     def only(self, terms: np.ndarray) -> Factors:
         """Return the factors of some of the terms; nothing else is computed then.
@@ -88,18 +88,18 @@ class Factors:
         if inner is None and self._n_inner:
             raise ValueError(f"got no values of the inner parameters, expected {self._n_inner}")
         columns = inputs.unbind(-1)
-        rows, sources, _ = self._on(inputs.device)
+        rows, sources, unit, _ = self._on(inputs)
         found = [factor.evaluate(columns, inner, slopes=slopes) for factor in self._factors]
         like = inputs[..., 0]
         value = torch.stack([_full(one[0], like) for one in found])
         if not slopes:
-            return FactorTable(rows, value, (), sources, len(columns))
+            return FactorTable(rows, value, (), sources, unit)
         most = max((len(one) - 1 for one in found), default=0)
         slope = tuple(
             torch.stack([_full(one[1 + k] if len(one) > 1 + k else 0.0, like) for one in found])
             for k in range(most)
         )
-        return FactorTable(rows, value, slope, sources, len(columns))
+        return FactorTable(rows, value, slope, sources, unit)
 
     def by_inner(self, inputs: torch.Tensor, index: torch.Tensor, inner: torch.Tensor) -> torch.Tensor:
         """Return terms' derivatives by chosen inner parameters, shape ``(B, P, V)``.
@@ -111,12 +111,12 @@ class Factors:
         """
         columns, like = inputs.unbind(-1), inputs[..., 0]
         found = [one.evaluate(columns, inner, slopes=False)[0] for one in self._derivatives]
-        place = self._on(inputs.device)[2]
+        place = self._on(inputs)[3]
         return _pick(torch.stack([_full(one, like) for one in found]), place[index]).transpose(1, 2)
 
-    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the factors of each term, their inputs, and the places of derivatives, on a device."""
-        key = str(device)
+    def _on(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return the factors of each term, their inputs, unit vectors and places of derivatives, where inputs are."""
+        device, key = inputs.device, f"{inputs.device} {inputs.dtype}"
         if key not in self._tables:
             most = max((len(factor.inputs) for factor in self._factors), default=0)
             sources = np.array(
@@ -126,6 +126,7 @@ class Factors:
             self._tables[key] = (
                 torch.as_tensor(self._rows, device=device),
                 torch.as_tensor(sources, device=device),
+                torch.eye(inputs.shape[-1], dtype=inputs.dtype, device=device),
                 torch.as_tensor(self._place, device=device),
             )
         return self._tables[key]
@@ -141,14 +142,14 @@ class FactorTable:
         slope: derivatives by the first input of each factor, by the second one, and so on, zero where it has fewer,
             each of shape ``(factors, B, P)``; empty if nobody asked.
         sources: which inputs these are, shape ``(factors, inputs of a factor)``.
-        n_inputs: how many there are.
+        unit: the unit vectors of all inputs, shape ``(inputs, inputs)``.
     """
 
     rows: torch.Tensor
     value: torch.Tensor
     slope: tuple[torch.Tensor, ...]
     sources: torch.Tensor
-    n_inputs: int
+    unit: torch.Tensor
 
     def terms(self, index: torch.Tensor) -> torch.Tensor:
         """Return the chosen terms of each member, shape ``(B, P, W)``, for positions of shape ``(B, W)``."""
@@ -175,7 +176,7 @@ class FactorTable:
         total = values[0]
         for value in values[1:]:
             total = total * value
-        gradient = total.new_zeros(total.shape[0], total.shape[2], self.n_inputs)
+        gradient = total.new_zeros(total.shape[0], total.shape[2], len(self.unit))
         for number, choice in enumerate(choices):
             others = [value for k, value in enumerate(values) if k != number]
             for k, table in enumerate(self.slope):
@@ -183,8 +184,7 @@ class FactorTable:
                 for value in others:
                     part = part * value
                 # Which input a term is differentiated by here is another one for each member.
-                weights = total.new_zeros(*index.shape, self.n_inputs)
-                weights.scatter_(2, self.sources[choice, k][..., None], coefficients[..., None])
+                weights = self.unit[self.sources[choice, k]] * coefficients[..., None]
                 gradient = torch.baddbmm(gradient, part.transpose(1, 2), weights)
         terms = total.transpose(1, 2)
         return torch.bmm(terms, coefficients[..., None])[..., 0], gradient, terms

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.factors import Factors, FactorTable
 from sciml_discover.holes import AbstractFilling, gather_inputs
 from sciml_discover.library import Library
 from sciml_discover.linear_algebra import OuterProducts
@@ -89,6 +90,23 @@ def _columns(positions: torch.Tensor, present: torch.Tensor, size: int, begin: i
     return found
 
 
+def _factors_of(
+    libraries: Sequence[Library], inputs: Sequence[tuple[int, ...]], supports: Sequence[np.ndarray]
+) -> list[Factors]:
+    """Return the factors of each hole's active terms, one for all holes with the same library of the same inputs."""
+    # Parameters inside terms are other ones in each hole.
+    keys = [
+        (number if library.inner else id(library), own)
+        for number, (library, own) in enumerate(zip(libraries, inputs, strict=True))
+    ]
+    made: dict[tuple[int, tuple[int, ...]], Factors] = {}
+    for key, library in zip(keys, libraries, strict=True):
+        if key not in made:
+            alike = [support for other, support in zip(keys, supports, strict=True) if other == key]
+            made[key] = library.factors.only(np.any(np.concatenate(alike), axis=0))
+    return [made[key] for key in keys]
+
+
 class MaskedLibraries(AbstractFilling):
     """Candidate laws: one support per hole and member of the batch.
 
@@ -116,10 +134,7 @@ class MaskedLibraries(AbstractFilling):
             _Room.of(library, support, device)
             for library, support in zip(self.libraries, supports, strict=True)
         ]
-        self._factors = [
-            library.factors.only(np.any(support, axis=0))
-            for library, support in zip(self.libraries, supports, strict=True)
-        ]
+        self._factors = _factors_of(self.libraries, self.inputs, supports)
         self._maps = [library.coordinates(device) for library in self.libraries]
         self._starts = [torch.as_tensor(library.starts, device=device) for library in self.libraries]
         self.n_weights = sum(self.widths)
@@ -288,14 +303,16 @@ class MaskedLibraries(AbstractFilling):
         batch, points, dimension = state.shape
         outputs, chosen = [], []
         by_state = state.new_zeros(batch, points, len(self.libraries), dimension)
+        known: dict[int, FactorTable] = {}
         for number, block in enumerate(self._blocks(weights)):
             room, factors = self.rooms[number], self._factors[number]
             inputs = gather_inputs(self.inputs[number], time, state, controls)
             inner = self._inner(number, block)
             coefficients = self._coefficients(number, block)
-            output, by_inputs, terms = factors.at(inputs, inner, slopes=True).sum_of_terms(
-                room.terms, coefficients
-            )
+            table = known.get(id(factors))
+            if table is None:
+                table = known[id(factors)] = factors.at(inputs, inner, slopes=True)
+            output, by_inputs, terms = table.sum_of_terms(room.terms, coefficients)
             outputs.append(output)
             by_own = [terms * room.present[:, None, :]]
             if inner is not None and room.inner.shape[1]:
