@@ -424,7 +424,6 @@ class ShootingObjective(AbstractObjective):
         chi_square = residual.square().sum((1, 2, 3))
         cost = 0.5 * chi_square + 0.5 * (precision * theta.square()).sum(1)
         scaled = defect / self._tolerance
-        worst = scaled.abs().flatten(1).amax(1) if scaled.numel() else torch.zeros_like(cost)
         if not self._stage.exact:
             weight = self._stage.weight
             return PenalisedShooting(
@@ -439,6 +438,8 @@ class ShootingObjective(AbstractObjective):
         jacobian[..., dimension:] += by_node[..., dimension:]
         closing = (by_node[..., :dimension] @ self._spread(condensed.offset)[..., None])[..., 0]
         closed = residual + closing
+        # Small jumps of an unstable equation are no small matter: they count by what they do to the rows as well.
+        worst = torch.cat([scaled.abs().flatten(1), closing.abs().flatten(1)], dim=1).amax(1)
         return ConstrainedShooting(
             cost=cost,
             closed_cost=cost + 0.5 * (closed.square() - residual.square()).sum((1, 2, 3)),
