@@ -139,11 +139,12 @@ class Outlook:
     def _solved(self, columns: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return chi-square of sets of columns ``(n,)``, scaled coefficients ``(n, w)``, inverses ``(n, w, w)``."""
         matrix = self.matrix[columns[:, :, None], columns[:, None, :]]
-        padding = columns == len(self.scale) - 1
-        matrix = matrix + (RIDGE + padding)[..., None] * np.eye(columns.shape[1])
-        inverse = np.linalg.inv(matrix)
+        unit = np.eye(columns.shape[1])
+        matrix = matrix + (columns == len(self.scale) - 1)[..., None] * unit
+        inverse = np.linalg.inv(matrix + RIDGE * unit)
         slope = self.slope[columns]
         fitted = (inverse @ slope[..., None])[..., 0]
+        # The ridge is there for the inverse alone: a second step takes it back.
         fitted = fitted + (inverse @ (slope[..., None] - matrix @ fitted[..., None]))[..., 0]
         reached = ((matrix @ fitted[..., None])[..., 0] - 2.0 * slope) * fitted
         # Terms that all but cancel each other leave the difference of large numbers: it is not known any better.

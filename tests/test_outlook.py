@@ -10,10 +10,11 @@ from sciml_discover.base import nobody_watches
 from sciml_discover.blocks import Blocks
 from sciml_discover.constraints import Constraints, HoleOptions, LawOptions, build_constraints
 from sciml_discover.exchange import Exchange
+from sciml_discover.hole_by_hole import hole_by_hole
 from sciml_discover.library import InnerOptions, Library, LibraryOptions, build_library
 from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives.problem import make_rows
-from sciml_discover.outlook import Outlook, look_around
+from sciml_discover.outlook import Outlook, Surroundings, look_around
 from sciml_discover.refit import Fits, Refitter
 from sciml_discover.shortlist import Shortlist, short_laws
 from sciml_discover.solve import solve_rows
@@ -52,15 +53,22 @@ def fitted(law: dict[str, dict[str, float]]) -> tuple[Refitter, Fits]:
     return refitter, fits
 
 
-def from_law(
+def around_law(
     law: dict[str, dict[str, float]], options: LawOptions | None = None
-) -> tuple[Blocks, Outlook, Fits, Refitter]:
+) -> tuple[Blocks, Surroundings, Fits, Refitter]:
     refitter, fits = fitted(law)
     blocks = Blocks.of(LIBRARIES, constraints(options))
     filling, weights = refitter.filling(fits)
     [around] = look_around(
         refitter, blocks, filling, weights, fits.states, fits.coordinates, list(fits.candidates.inner)
     )
+    return blocks, around, fits, refitter
+
+
+def from_law(
+    law: dict[str, dict[str, float]], options: LawOptions | None = None
+) -> tuple[Blocks, Outlook, Fits, Refitter]:
+    blocks, around, fits, refitter = around_law(law, options)
     outlook = around.outlook()
     assert outlook is not None
     return blocks, outlook, fits, refitter
@@ -200,6 +208,51 @@ def test_members_that_are_too_large_together_are_looked_at_in_parts(monkeypatch:
             assert found is not None
             np.testing.assert_allclose(found.level, alone.level, rtol=1e-9)
             np.testing.assert_allclose(found.slope, alone.slope, rtol=1e-6, atol=1e-6)
+
+
+def test_one_hole_is_looked_at_while_the_other_stays_as_it_is() -> None:
+    blocks, around, fits, _ = around_law(TRUE)
+    alone = around.outlook([0])
+    assert alone is not None
+    own = next(blocks.laws(fits.candidates, 0))
+    here = tuple(block for block in own if blocks.added[block, 0])
+    # What is left in the second hole has the coefficient that the fit gave it: chi-square is that of the fit.
+    assert alone.fit(blocks, [here])[0][0] == pytest.approx(fits.chi_square[0], abs=0.5)
+    assert not alone.available(blocks)[blocks.added[:, 1] > 0].any()
+    # Without anything in the first hole the fit is lost, though the second one is still there.
+    everything = around.outlook()
+    assert everything is not None
+    assert fits.chi_square[0] + 1000.0 < alone.level < everything.level
+
+
+@pytest.mark.parametrize("seen_from", [TRUE, LONG])
+def test_what_is_best_in_each_hole_is_put_together(seen_from: dict[str, dict[str, float]]) -> None:
+    blocks, around, _, _ = around_law(seen_from)
+    laws, looked_at = hole_by_hole(around, blocks, by_chi_square, {(): "search"}, exhaustive=100, width=16)
+    assert looked_at > 2 * 6
+    assert [blocks.libraries[0].texts[blocks.place[block, 1]] for block in laws[0]] == ["x*y", "x*y"]
+    assert sorted(blocks.place[list(laws[0]), 0]) == [0, 1]
+    assert len(set(laws)) == len(laws) > 1
+
+
+def test_a_single_hole_is_not_put_together() -> None:
+    _, blocks = saturating()
+    nothing = Surroundings(0.0, np.zeros(1), np.zeros((1, 1)), 0, (len(blocks.offers[0]),))
+    assert hole_by_hole(nothing, blocks, by_chi_square, {}, exhaustive=9, width=4) == ([], 0)
+
+
+def test_terms_that_cancel_each_other_do_not_reach_less_than_nothing() -> None:
+    """Rounding errors of a chi-square of 1e12 are large: no law may look good by them."""
+    random = np.random.default_rng(0)
+    base = random.standard_normal((200, 2))
+    nearly = base[:, :1] + 1e-7 * random.standard_normal((200, 3))
+    columns = np.hstack([base, nearly])
+    target = 1e6 * (base @ [1.0, -2.0]) + 1e-3 * random.standard_normal(200)
+    outlook = Outlook.of(float(target @ target), columns.T @ target, columns.T @ columns)
+    laws = np.array([[0, 1, 5, 5], [0, 1, 2, 3], [1, 2, 3, 4]])
+    truth, *others = outlook.chi_square(laws)
+    assert 0.0 <= truth < 100.0
+    assert min(others) > truth
 
 
 def saturating() -> tuple[Library, Blocks]:

@@ -10,8 +10,13 @@ import torch
 
 from sciml_discover.base import Progress, nobody_watches
 from sciml_discover.library import InnerParameter, Library, LibraryOptions, LibraryTerm, build_library
+from sciml_discover.noise import NoiseOptions, measure_noise
+from sciml_discover.objectives.multiple_shooting import ConstrainedShooting
+from sciml_discover.objectives.problem import make_rows
+from sciml_discover.optimizers.gauss_newton import LARGEST_DEFECT
 from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.system import System
+from sciml_discover.trajectories import Dataset, Trajectory
 from sciml_discover.ude import ParameterMap
 from tests.problems import FORCED, LOTKA_VOLTERRA, Problem, candidates_of
 
@@ -150,6 +155,32 @@ def test_a_fit_whose_segments_do_not_meet_counts_as_failed() -> None:
     fits = refitter.close(start, nobody_watches, 1)
     assert np.isinf(fits.chi_square).all()
     assert not fits.converged.any()
+
+
+def test_small_jumps_of_an_unstable_law_count_by_what_they_do() -> None:
+    """Jumps of a thousandth of the noise, below what counts as closed, that growth makes a hundred times it."""
+    system = System.from_text(states=["x"], missing={"f": ["x"]}, equations={"x": "f"})
+    times, sd = np.linspace(0.0, 6.0, 61), 0.1
+    values = np.exp(2.0 * times)[:, None]
+    dataset = Dataset(("x",), (Trajectory("a", times, values, np.zeros((61, 0))),))
+    noise = measure_noise(dataset, NoiseOptions(sd=sd))
+    rows = make_rows(system, dataset, noise)
+    library = build_library(("x",), LibraryOptions(polynomial_degree=1, constant=False))
+    refitter = Refitter(system, [library], rows, 20)
+    law = Candidates((np.array([[True]]),), (np.array([[2.0]]),), (np.zeros((1, 0)),), ("test",))
+    for jump, met in ((0.0, True), (1e-3 * sd, False)):
+        # Exact between the rows, but for one jump at the second one.
+        after = times >= times[1]
+        states = np.exp(2.0 * times) + np.where(after, jump * np.exp(2.0 * (times - times[1])), 0.0)
+        objective, unknowns = refitter.problem(
+            Fits.begin(law, torch.as_tensor(states)[None, :, None], torch.zeros(1, 0, dtype=torch.float64))
+        )
+        linearized = objective.linearize(unknowns)
+        assert isinstance(linearized, ConstrainedShooting)
+        assert (float(linearized.worst_defect[0]) < LARGEST_DEFECT) == met
+        if not met:
+            assert float(linearized.worst_defect[0]) > 10.0
+            assert float(linearized.infeasibility[0]) < LARGEST_DEFECT
 
 
 def test_inner_parameters_are_refitted_too() -> None:
