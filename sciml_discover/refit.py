@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -149,6 +149,34 @@ class Fits:
             self.coordinates[rows],
             self.misfit[index],
             self.converged[index],
+        )
+
+    def saved(self) -> dict[str, np.ndarray]:
+        """Return everything but the sources, for a checkpoint."""
+        named = {
+            "states": self.states.cpu().numpy(),
+            "coordinates": self.coordinates.cpu().numpy(),
+            "misfit": self.misfit,
+            "converged": self.converged,
+        }
+        for name in ("supports", "coefficients", "inner"):
+            for hole, values in enumerate(getattr(self.candidates, name)):
+                named[f"{name}.{hole}"] = values
+        return named
+
+    @classmethod
+    def recall(cls, sources: Sequence[str], named: Mapping[str, np.ndarray], holes: int) -> Fits:
+        """Return the fits that `saved` gave, on the processor."""
+
+        def of_holes(name: str) -> tuple[np.ndarray, ...]:
+            return tuple(named[f"{name}.{hole}"] for hole in range(holes))
+
+        return cls(
+            Candidates(of_holes("supports"), of_holes("coefficients"), of_holes("inner"), tuple(sources)),
+            torch.as_tensor(named["states"]).clone(),
+            torch.as_tensor(named["coordinates"]).clone(),
+            named["misfit"],
+            named["converged"],
         )
 
     def put(self, index: np.ndarray, others: Fits) -> Fits:

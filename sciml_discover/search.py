@@ -13,6 +13,7 @@ import pydantic
 
 from sciml_discover.base import Count, Options, Progress, Watch
 from sciml_discover.blocks import Blocks, Law
+from sciml_discover.checkpoint import Checkpoints, Saved
 from sciml_discover.constraints import Constraints
 from sciml_discover.criterion import Criterion, misfit_p_value
 from sciml_discover.errors import SolveError
@@ -130,6 +131,23 @@ class View:
     rough: bool = False
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far a search is.
+
+    Attributes:
+        pool: of fitted laws.
+        wider: factor of parents, moves and width.
+        number: of the rounds of moves that are over.
+        expanded: keys of the laws from which moves were tried.
+    """
+
+    pool: Fits
+    wider: int = 1
+    number: int = 0
+    expanded: frozenset[bytes] = frozenset()
+
+
 @dataclass
 class LawSearch:
     """Finds laws: looks where chi-square could be small, refits what looks best, and looks again from there.
@@ -142,6 +160,7 @@ class LawSearch:
         starts: coordinates of the free parameters that the first leaders are fitted from as well, shape
             ``(starts, n_free)``.
         watch: called with the progress.
+        files: where the search writes how far it is, between rounds of moves.
         compared: how many laws were looked at, each from one or several trajectories.
     """
 
@@ -151,6 +170,7 @@ class LawSearch:
     delta: float
     starts: torch.Tensor
     watch: Watch
+    files: Checkpoints
     compared: int = 0
     _tries: Counter[bytes] = field(default_factory=Counter)
     _reached: dict[bytes, float] = field(default_factory=dict)
@@ -166,24 +186,63 @@ class LawSearch:
         Raises:
             SolveError: there is no law to begin with.
         """
-        firsts = [self._first(view, proposals, exhaustive) for view in views]
-        begun = [fits for fits in firsts if fits is not None]
-        if not begun:
-            raise SolveError(
-                "no law that the constraints allow has a value along the trained trajectory; "
-                "widen [regress.library] or [regress.holes]"
-            )
-        rough = any(view.rough for view in views)
-        pool = self._compete(Fits.join(begun), None, 0 if rough else self.refitter.rounds - 1)
-        if not len(self._order(pool)):
-            return pool
-        pool = self._walk(pool, 1)
-        best = pool.take(self._order(pool)[:1])
-        # More terms are no remedy for a law that is grossly wrong.
-        gross = is_gross(float(best.chi_square[0]), int(self.judge.criterion.counts.sum()))
-        if self.options.widen > 1 and not gross and not self.judge.plausible(best):
-            pool = self._walk(pool, self.options.widen)
+        standing = self._recall()
+        if standing is None:
+            firsts = [self._first(view, proposals, exhaustive) for view in views]
+            begun = [fits for fits in firsts if fits is not None]
+            if not begun:
+                raise SolveError(
+                    "no law that the constraints allow has a value along the trained trajectory; "
+                    "widen [regress.library] or [regress.holes]"
+                )
+            rough = any(view.rough for view in views)
+            pool = self._compete(Fits.join(begun), None, 0 if rough else self.refitter.rounds - 1)
+            if not len(self._order(pool)):
+                return pool
+            standing = Standing(pool)
+        if standing.wider == 1:
+            pool = self._walk(standing)
+            best = pool.take(self._order(pool)[:1])
+            # More terms are no remedy for a law that is grossly wrong.
+            gross = is_gross(float(best.chi_square[0]), int(self.judge.criterion.counts.sum()))
+            if self.options.widen == 1 or gross or self.judge.plausible(best):
+                return self._one_fit_each(pool)
+            standing = Standing(pool, wider=self.options.widen)
+        return self._one_fit_each(self._walk(standing))
+
+    def _one_fit_each(self, pool: Fits) -> Fits:
         return pool.take(_one_each(pool.candidates.keys, self.judge.rank(pool)))
+
+    def _recall(self) -> Standing | None:
+        """Return where the search stands by the checkpoint, with what it knew then; None without one."""
+        saved = self.files.read()
+        if saved is None:
+            return None
+        notes, tensors = saved.notes, saved.tensors
+        self.compared = notes["compared"]
+        known = [bytes.fromhex(key) for key in notes["known"]]
+        self._tries = Counter(dict(zip(known, tensors["tries"].tolist(), strict=True)))
+        self._reached = dict(zip(known, tensors["reached"].tolist(), strict=True))
+        expanded = frozenset(bytes.fromhex(key) for key in notes["expanded"])
+        fits = Fits.recall(notes["sources"], tensors, len(self.judge.libraries))
+        return Standing(fits, notes["wider"], notes["number"], expanded)
+
+    def _save(self, standing: Standing) -> None:
+        """Write down where the search stands, and what it knows."""
+        notes = {
+            "compared": self.compared,
+            "known": [key.hex() for key in self._tries],
+            "expanded": [key.hex() for key in sorted(standing.expanded)],
+            "sources": list(standing.pool.candidates.sources),
+            "wider": standing.wider,
+            "number": standing.number,
+        }
+        tensors = {
+            "tries": np.array([*self._tries.values()], dtype=np.int64),
+            "reached": np.array([self._reached[key] for key in self._tries], dtype=float),
+            **standing.pool.saved(),
+        }
+        self.files.write(Saved(notes, tensors))
 
     @property
     def tried(self) -> int:
@@ -231,11 +290,13 @@ class LawSearch:
             candidates = Candidates.join([candidates, blocks.unfitted(short, "exhaustive")])
         return Fits.begin(candidates, view.states, view.coordinates)
 
-    def _walk(self, pool: Fits, wider: int) -> Fits:
+    def _walk(self, standing: Standing) -> Fits:
         """Return the pool with what looks best from its best laws, until nothing unknown does."""
+        pool, wider, expanded = standing.pool, standing.wider, set(standing.expanded)
         parents, moves = wider * self.options.parents, wider * self.options.moves
-        expanded: set[bytes] = set()
-        for number in range(self.options.rounds):
+        for number in range(standing.number, self.options.rounds):
+            if self.files.due:
+                self._save(Standing(pool, wider, number, frozenset(expanded)))
             keys, order = pool.candidates.keys, self._order(pool)
             fresh = [i for i in order[:parents] if keys[i] not in expanded]
             if not fresh:

@@ -10,6 +10,7 @@ import numpy as np
 import pydantic
 
 from sciml_discover.base import Count, Options, Watch, lazy_import, nobody_watches
+from sciml_discover.checkpoint import Checkpoints, fingerprint, software
 from sciml_discover.constraints import (
     LawOptions,
     build_constraints,
@@ -33,6 +34,8 @@ from sciml_discover.training import TrainingResult, trained_ude, well_seen
 from sciml_discover.ude import UDE, ParameterMap
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from sciml_discover.readers import PreparedData
@@ -88,6 +91,8 @@ def select(
     *,
     laws: LawOptions,
     watch: Watch = nobody_watches,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 5.0,
 ) -> RankedLaws:
     """Refit candidate laws to the training rows through the ODE, and rank them.
 
@@ -107,13 +112,22 @@ def select(
         options: limits and the rivals' delta.
         laws: the candidate terms of every hole, and what is known of the laws.
         watch: called with the progress of every iteration.
+        checkpoint: a folder for this work alone, in which it writes how far the search is; one that was killed goes on
+            from there, to the same result. Whoever has stored the result removes it.
+        checkpoint_seconds: least time between two checkpoints.
 
     Raises:
         SolveError: no candidate could be fitted as a continuous trajectory.
     """
+    key = fingerprint(software(), system, data, trained, supports, options, laws)
+
+    def files(folder: Path | None) -> Checkpoints:
+        return Checkpoints(folder, key, checkpoint_seconds, "select", watch)
+
     exact: Found | SolveError
     try:
-        exact = _search(system, data, trained, supports, options, laws, watch, np.ones(len(data.noise.sd)))
+        factor = np.ones(len(data.noise.sd))
+        exact = _search(system, data, trained, supports, options, laws, watch, factor, files(checkpoint))
         if not exact.is_gross:
             return rank(exact, options.rivals, watch)
     except SolveError as error:
@@ -122,8 +136,9 @@ def select(
     if (factor > 1.0).any():
         loose = replace(data, noise=data.noise.times(factor))
         narrow = options.model_copy(update={"search": options.search.model_copy(update={"widen": 1})})
+        folder = checkpoint and checkpoint / "approximation"
         with contextlib.suppress(SolveError):
-            found = _search(system, loose, trained, supports, narrow, laws, watch, factor)
+            found = _search(system, loose, trained, supports, narrow, laws, watch, factor, files(folder))
             return rank(found, options.rivals, watch)
     if isinstance(exact, SolveError):
         raise exact
@@ -146,6 +161,7 @@ def _search(
     laws: LawOptions,
     watch: Watch,
     factor: np.ndarray,
+    files: Checkpoints,
 ) -> Found:
     """Return what a search finds; the noise of the data is larger by a factor than the one that counts."""
     # An approximation is wrong on its way, not before it sets out.
@@ -165,7 +181,7 @@ def _search(
     n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
     judge = Judge(Criterion(counts, n_common, constraints.n_terms, data.noise), libraries, constraints)
     refitter = Refitter(system, libraries, rows, steps)
-    search = LawSearch(refitter, judge, options.search, options.rival_delta, coordinates[1:], watch)
+    search = LawSearch(refitter, judge, options.search, options.rival_delta, coordinates[1:], watch, files)
     network = ude.filling, theta[:, ude.n_free :]
     rough = not well_seen(system, data)
     views = [View(*network, states, coordinates[:1], rough=rough)]

@@ -300,6 +300,7 @@ def _select(bench: Bench, inputs: Inputs) -> RankedLaws:
         experiment.select,
         laws=experiment.regress,
         watch=bench.watch,
+        checkpoint=inputs.checkpoint,
     )
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from sciml_discover.base import Progress
+from sciml_discover.checkpoint import fingerprint
 from sciml_discover.constraints import LawOptions
 from sciml_discover.errors import SolveError
 from sciml_discover.expressions import parse_expression
@@ -299,3 +303,68 @@ def test_where_no_law_is_near_the_noise_the_best_approximation_is_found() -> Non
     assert report.law.train is not None
     assert report.law.train.unexplained < 0.01
     np.testing.assert_allclose(report.law.train.chi_square, choice.chi_square, rtol=0.05)
+
+
+class StoppedError(Exception):
+    """Somebody stopped the search."""
+
+
+def stopped_and_gone_on(
+    folder: Path, at: int, arguments: tuple[Any, ...], laws: LawOptions
+) -> tuple[RankedLaws, list[str]]:
+    """Return what a search gives that was stopped before one of its rounds of moves, and what it told afterwards."""
+    rounds, told = [0], []
+
+    def stop(event: Progress) -> None:
+        rounds[0] += event.message == "moves"
+        if rounds[0] == at:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        select(*arguments, laws=laws, watch=stop, checkpoint=folder, checkpoint_seconds=0.0)
+    ranked = select(
+        *arguments,
+        laws=laws,
+        watch=lambda event: told.append(event.message),
+        checkpoint=folder,
+        checkpoint_seconds=0.0,
+    )
+    return ranked, told
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_search_that_was_stopped_goes_on_to_the_same_result(tmp_path: Path, at: int) -> None:
+    laws = LawOptions(library=DEGREE2)
+    arguments = (
+        LOTKA_VOLTERRA.system,
+        LOTKA_VOLTERRA.data(0.01, seed=3),
+        untrained(LOTKA_VOLTERRA),
+        propose(LOTKA_VOLTERRA, DEGREE2, {"predation": {"x": 0.5}, "growth": {"y": 0.5}}),
+        SelectOptions(exhaustive=0, search=SearchOptions(width=0)),
+    )
+    ranked, told = stopped_and_gone_on(tmp_path, at, arguments, laws)
+    assert told[0] == "going on from a checkpoint"
+    assert "bound 1 of 3" not in told[:2]
+    assert fingerprint(ranked) == fingerprint(select(*arguments, laws=laws))
+    # It is the checkpoint of this work and of no other.
+    told.clear()
+    other = (*arguments[:-1], PROPOSED_ONLY)
+    select(*other, laws=laws, watch=lambda event: told.append(event.message), checkpoint=tmp_path)
+    assert "going on from a checkpoint" not in told
+
+
+def test_a_search_for_an_approximation_goes_on_too(tmp_path: Path) -> None:
+    problem = replace(LOGISTIC, laws={"crowding": "0.9*n**2/(1 + 0.4*n + n**2)"})
+    laws = LawOptions(library=DEGREE2)
+    arguments = (
+        problem.system,
+        problem.data(1e-7),
+        untrained(problem),
+        propose(problem, DEGREE2, {"crowding": {"n": 0.2}}),
+        SelectOptions(),
+    )
+    seen: list[str] = []
+    whole = select(*arguments, laws=laws, watch=lambda event: seen.append(event.message))
+    ranked, told = stopped_and_gone_on(tmp_path, seen.count("moves"), arguments, laws)
+    assert told.count("going on from a checkpoint") == 2
+    assert fingerprint(ranked) == fingerprint(whole)
