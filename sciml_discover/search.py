@@ -51,6 +51,9 @@ PLAUSIBLE = 1e-3
 GROSS = 1000.0
 """Mean squared residual, in units of the noise, of a law that is no more than an approximation."""
 
+LARGE_STEP = 0.5
+"""Gain of the criterion per value in a round of moves, below which a grossly wrong law is on no way to the truth."""
+
 SLACK = 10.0
 """How much further than a rival a candidate may be behind and still be kept: later fits may change the order."""
 
@@ -140,12 +143,14 @@ class Standing:
         wider: factor of parents, moves and width.
         number: of the rounds of moves that are over.
         expanded: keys of the laws from which moves were tried.
+        best: criterion of the best law before the last round.
     """
 
     pool: Fits
     wider: int = 1
     number: int = 0
     expanded: frozenset[bytes] = frozenset()
+    best: float = np.inf
 
 
 @dataclass
@@ -225,7 +230,7 @@ class LawSearch:
         self._reached = dict(zip(known, tensors["reached"].tolist(), strict=True))
         expanded = frozenset(bytes.fromhex(key) for key in notes["expanded"])
         fits = Fits.recall(notes["sources"], tensors, len(self.judge.libraries))
-        return Standing(fits, notes["wider"], notes["number"], expanded)
+        return Standing(fits, notes["wider"], notes["number"], expanded, float(tensors["best"]))
 
     def _save(self, standing: Standing) -> None:
         """Write down where the search stands, and what it knows."""
@@ -238,6 +243,7 @@ class LawSearch:
             "number": standing.number,
         }
         tensors = {
+            "best": np.array(standing.best),
             "tries": np.array([*self._tries.values()], dtype=np.int64),
             "reached": np.array([self._reached[key] for key in self._tries], dtype=float),
             **standing.pool.saved(),
@@ -294,15 +300,18 @@ class LawSearch:
         """Return the pool with what looks best from its best laws, until nothing unknown does."""
         pool, wider, expanded = standing.pool, standing.wider, set(standing.expanded)
         parents, moves = wider * self.options.parents, wider * self.options.moves
+        best = standing.best
         for number in range(standing.number, self.options.rounds):
             if self.files.due:
-                self._save(Standing(pool, wider, number, frozenset(expanded)))
+                self._save(Standing(pool, wider, number, frozenset(expanded), best))
             keys, order = pool.candidates.keys, self._order(pool)
             fresh = [i for i in order[:parents] if keys[i] not in expanded]
             if not fresh:
                 break
+            before, best = best, float(self.judge.rank(pool)[order[0]])
+            if not self._is_worth_going_on(pool.take(order[:1]), wider, before - best):
+                break
             expanded.update(keys[i] for i in fresh)
-            best = float(self.judge.rank(pool).min())
             self.watch(Progress("select", "moves", number + 1, self.options.rounds, best))
             limit = best + self.delta + SLACK
             children = self._children(
@@ -311,6 +320,15 @@ class LawSearch:
             if children is not None:
                 pool = Fits.join([pool, self._compete(children, pool, self.refitter.rounds - 1)])
         return pool
+
+    def _is_worth_going_on(self, best: Fits, wider: int, gained: float) -> bool:
+        """Return whether to look around again after a round that lowered the best criterion by so much."""
+        count = int(self.judge.criterion.counts.sum())
+        if is_gross(float(best.chi_square[0]), count):
+            # Steps towards the exact law lower chi-square by large factors.
+            return gained > LARGE_STEP * count
+        # A second, wide search asks whether there is something better, not what else is as good.
+        return wider == 1 or gained > self.delta
 
     def _children(self, parents: Fits, moves: int, width: int, limit: float) -> Fits | None:
         """Return fits, not yet begun, of new laws that look good enough from fitted ones; None if none does."""

@@ -57,6 +57,9 @@ __all__ = [
 LARGEST_MISFIT = 1000.0
 """Mean squared residual, in units of the noise, above which a trained trajectory is no place to start from."""
 
+ROUNDS_TO_APPROXIMATE = 3
+"""Most rounds of moves for an approximation: one is as good as another."""
+
 SEARCH_ACCURACY = 0.2
 """Error of the solution over an interval, in units of the noise, that the search may have."""
 
@@ -135,7 +138,8 @@ def select(
     factor = _factor_to_approximate(data)
     if (factor > 1.0).any():
         loose = replace(data, noise=data.noise.times(factor))
-        narrow = options.model_copy(update={"search": options.search.model_copy(update={"widen": 1})})
+        brief = {"widen": 1, "rounds": min(options.search.rounds, ROUNDS_TO_APPROXIMATE)}
+        narrow = options.model_copy(update={"search": options.search.model_copy(update=brief)})
         folder = checkpoint and checkpoint / "approximation"
         with contextlib.suppress(SolveError):
             found = _search(system, loose, trained, supports, narrow, laws, watch, factor, files(folder))
