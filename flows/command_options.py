@@ -11,6 +11,8 @@ from typing import Annotated, ParamSpec
 
 import typer
 
+from flows.leaving import GOES_ON
+
 DONE, ACCEPTED, FAILED, WRONG_INPUT, REJECTED, INTERRUPTED = 0, 0, 1, 2, 3, 130
 """Exit statuses."""
 
@@ -49,16 +51,17 @@ def exits(command: Callable[P, int]) -> Callable[P, None]:
         try:
             status = command(*args, **kwargs)
         except KeyboardInterrupt as error:
-            complain(str(error) or "interrupted")
+            complain(str(error) or f"interrupted. {GOES_ON}")
             status = INTERRUPTED
         except BrokenPipeError:
             raise  # whoever read the output has gone; click ends quietly
         except Exception as error:
             from sciml_discover.errors import InputError, failure_message, was_interrupted
 
-            complain(failure_message(error))
             status = WRONG_INPUT if isinstance(error, InputError) else FAILED
-            status = INTERRUPTED if was_interrupted(error) else status
+            if was_interrupted(error):
+                status = INTERRUPTED
+            complain(f"interrupted. {GOES_ON}" if status == INTERRUPTED else failure_message(error))
         raise typer.Exit(status)
 
     return wrapped

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from flows.api import prefect_api
 from flows.combinations import plan, sweep_name
-from flows.leaving import make_haste
+from flows.leaving import GOES_ON, make_haste
 from flows.progress import shown_on
 from flows.server import ServerError
 from flows.session import Session, session
@@ -37,8 +37,6 @@ PATIENCE = {
     "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
 }
 """How long Prefect tries to reach a server that is gone, unless the environment says otherwise."""
-
-GOES_ON = "What is finished is kept; the same command goes on from there."
 
 
 def launch(
@@ -74,7 +72,11 @@ def launch(
             missing[0].work(bench, Inputs())
         import_for(missing)
 
-    with _prefect(out, "flows.discover", prepare) as clock, shown_on(console) as watch:
+    with (
+        _forced(from_stage),
+        _prefect(out, "flows.discover", prepare) as clock,
+        shown_on(console) as watch,
+    ):
         from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
         from flows.bookkeeping import LOST_SERVER, gone
@@ -278,10 +280,22 @@ def _prefect(out: Path, flow: str, prepare: Callable[[], None]) -> Iterator[Sess
         except LOST_SERVER as error:
             make_haste()
             raise ServerError(f"{gone(error)} {GOES_ON}") from error
-        except KeyboardInterrupt as error:
-            raise KeyboardInterrupt(f"interrupted. {GOES_ON}") from error
         finally:
             session.reset(token)
+
+
+@contextlib.contextmanager
+def _forced(stage: str | None) -> Iterator[None]:
+    """Say after Ctrl-C that the same command would make a stage again that was asked for with ``--from``."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        if stage is None:
+            raise
+        without = (
+            f"the same command without --from {stage} goes on from there, with it {stage} is made again."
+        )
+        raise KeyboardInterrupt(f"interrupted. What is finished is kept; {without}") from error
 
 
 def import_for(stages: Sequence[Stage]) -> None:

@@ -9,6 +9,9 @@ import threading
 
 AGAIN_SECONDS = 0.05
 
+GOES_ON = "What is finished is kept; the same command goes on from there."
+"""For whoever interrupts a command, or loses its server."""
+
 _in_haste = threading.Event()
 
 

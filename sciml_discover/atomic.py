@@ -36,6 +36,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.close(folder)
 
 
+def make_private(folder: Path) -> None:
+    """Make a folder and what is missing above it, each of them its owner's alone."""
+    missing = [folder]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    for one in reversed(missing):
+        one.mkdir(mode=0o700, exist_ok=True)
+
+
 def is_temporary(path: Path) -> bool:
     """Return whether a file's name is one that `write_atomically` gives to what is not whole yet."""
     return _TEMPORARY.fullmatch(path.name) is not None

@@ -20,7 +20,7 @@ import numpy as np
 import pydantic
 import safetensors.numpy
 
-from sciml_discover.atomic import write_atomically
+from sciml_discover.atomic import make_private, write_atomically
 from sciml_discover.base import Progress, Watch, lazy_import
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ class Checkpoints:
         if self._folder is None:
             return
         try:
+            # The store may have been deleted meanwhile, and is to come back as it was.
+            make_private(self._folder)
             write_atomically(self._path(self._folder), _encode(saved, self._key))
         except OSError as error:
             # The work itself is not in danger.

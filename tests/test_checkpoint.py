@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from sciml_discover import payload
-from sciml_discover.base import Options, Progress
+from sciml_discover.base import Options, Progress, nobody_watches
 from sciml_discover.checkpoint import Checkpoints, Saved, fingerprint, tensors_of, with_tensors
 from sciml_discover.objectives import DerivativeMatching, MultipleShooting
 from sciml_discover.optimizers import Adam
@@ -252,3 +252,12 @@ def test_a_fingerprint_knows_values_order_and_types() -> None:
     assert len(set(digests)) == len(values)
     assert digests == [fingerprint(*value) for value in values]
     assert fingerprint(LOGISTIC.data()) == fingerprint(LOGISTIC.data())
+
+
+def test_a_store_that_was_deleted_meanwhile_comes_back_as_private_as_it_was(tmp_path: Path) -> None:
+    store = tmp_path / "runs" / ".store"
+    (tmp_path / "runs").mkdir(mode=0o755)
+    Checkpoints(store / "checkpoints" / "train-1", "key", 0.0, "train", nobody_watches).write(Saved({}, {}))
+    for folder in (store, store / "checkpoints", store / "checkpoints" / "train-1"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "runs").stat().st_mode & 0o777 == 0o755

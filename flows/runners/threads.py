@@ -27,16 +27,18 @@ class Threads(AbstractRunner):
 
     @contextlib.contextmanager
     def open(self) -> Iterator[TaskRunner[Any]]:
-        """Open a pool of threads; left by an error, it has every run end at its next step."""
+        """Open a pool of threads; left by an error, it has every run end at its next step, and does not wait for it."""
         from prefect.task_runners import ThreadPoolTaskRunner
 
         _told_to_stop.clear()
-        with ThreadPoolTaskRunner(max_workers=self.workers) as runner:
+        with contextlib.ExitStack() as at_end:
+            runner = at_end.enter_context(ThreadPoolTaskRunner(max_workers=self.workers))
             try:
                 yield runner
             except BaseException:
-                # Nobody can end a thread from outside, and the pool waits for all of them.
+                # Nobody can end a thread from outside, and the end of the pool would wait for all of them.
                 _told_to_stop.set()
+                at_end.pop_all()
                 raise
 
 

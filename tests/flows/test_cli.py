@@ -231,6 +231,20 @@ def test_a_stopped_run_leaves_no_server_and_the_next_one_goes_on(
     assert [name for name in NAMES if cached[name]] == NAMES[:4]
 
 
+@pytest.mark.usefixtures("prefect_home")
+def test_what_was_forced_is_not_promised_to_go_on(experiment: Path, tmp_path: Path) -> None:
+    with start(
+        "run", experiment, "--from", "train", "--out", tmp_path / "runs", FAKE_SLEEP="select"
+    ) as process:
+        assert process.stderr is not None
+        while "asleep" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        stderr = process.stderr.read()
+        assert process.wait(30) == 130
+    assert "the same command without --from train goes on from there" in stderr
+
+
 def test_an_interrupt_that_a_finalizer_swallows_comes_again() -> None:
     code = (
         "import signal, time, weakref\n"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +140,33 @@ def test_other_processes_have_their_share_of_the_cores_and_may_die(
     lines = [line.split() for line in calls.read_text().splitlines()]
     assert {int(threads) for _, _, threads in lines} <= {1, max(1, usable_cores() // 2)}
     assert len({process for _, process, _ in lines}) >= 2
+
+
+@pytest.mark.parametrize("runner", ["threads", "processes", "dask"])
+def test_an_interrupted_sweep_does_not_wait_for_what_runs(
+    runner: str, experiment: str, tmp_path: Path, api: str
+) -> None:
+    if runner == "dask":
+        pytest.importorskip("prefect_dask")
+    arguments = ["sweep", experiment, "--over", "train.starts=1..2", "--out", str(tmp_path / "runs")]
+    environment = {"PREFECT_API_URL": api, "COLUMNS": "200", "FAKE_SLEEP": "select"}
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.flows.fake_cli", *arguments, "--runner", runner, "--workers", "1"],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        while "asleep" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        sent = time.monotonic()
+        stderr = process.stderr.read()
+        assert process.wait(30) == 130, stderr
+        assert time.monotonic() - sent < 3.0
+    assert "Traceback" not in stderr
+    assert "the same command goes on from there.\n" in stderr
 
 
 def install_stand_ins() -> None:
