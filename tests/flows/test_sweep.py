@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from prefect.client.schemas.objects import State
 from typer.testing import CliRunner
 
 from flows.cli import app
+from flows.combinations import plan
 from flows.session import Session, session
 from flows.sweep import sweep
+from flows.sweep_rows import rows_without_work
 from flows.sweep_table import SweepTable
 from sciml_discover.base import Progress
 from sciml_discover.run_folders import find_run, list_runs
@@ -103,6 +106,19 @@ def test_started_again_it_runs_only_what_is_not_finished(call: dict[str, Any], v
     assert verbs.calls == []
     assert again.rows[0].run != second.rows[0].run
     assert find_run(again.rows[0].run, call["out"]).cached["train"]
+
+
+def test_a_cached_run_adds_less_than_a_tenth_of_a_second(call: dict[str, Any], verbs: FakeVerbs) -> None:
+    run({**call, "over": ["train.starts=1"]})
+    verbs.calls.clear()
+    planned = plan(call["experiment"], ["train.starts=1"], [], "cpu")
+    out = Path(call["out"])
+    begun = time.process_time()
+    for _ in range(20):
+        shutil.rmtree(out / "sweeps" / "finished")
+        assert len(list(rows_without_work(planned, out, "cpu"))) == 1
+    assert (time.process_time() - begun) / 20 < 0.1
+    assert verbs.calls == []
 
 
 def test_an_interrupted_sweep_keeps_what_was_done(call: dict[str, Any], verbs: FakeVerbs) -> None:
