@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -155,6 +157,23 @@ def test_a_real_server_starts_here(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "")
     assert doctor.check_server(tmp_path).found.startswith("an own local server starts in ")
+
+
+def test_a_schedule_is_tried_with_an_own_server_where_none_stays(prefect_home: Path, tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    code = (
+        "import sys; from pathlib import Path; from flows.doctor import check_schedule\n"
+        "print(check_schedule(Path(sys.argv[1])).found)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        env={**environment, "PREFECT_HOME": str(prefect_home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("a schedule would fire: planned in "), done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("lasting")

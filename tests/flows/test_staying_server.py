@@ -5,12 +5,16 @@ import json
 import os
 import signal
 import socket
+import sqlite3
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -21,7 +25,10 @@ from flows.cli import app
 from flows.server import ServerError
 from flows.staying_server import StayingServer, find_server, record_in, start_server
 from sciml_discover.errors import InputError
+from sciml_discover.run_folders import list_runs
+from tests.fakes import write_experiment
 
+ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub_server.py")
 NAMES = ("PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME", "NO_PROXY", "no_proxy")
 
@@ -170,15 +177,54 @@ def test_the_commands_say_what_they_did(home: Path) -> None:
     assert call("status")[0] == 1
 
 
+def asked(server: StayingServer, path: str) -> Any:
+    """What the server answers to a question with its password."""
+    request = urllib.request.Request(f"{server.url}{path}", b"{}", {"Content-Type": "application/json"})
+    request.add_header("Authorization", f"Basic {base64.b64encode(server.password.encode()).decode()}")
+    with urllib.request.urlopen(request) as reply:
+        return json.load(reply)
+
+
 def test_the_real_one_answers_only_who_knows_its_password(staying: StayingServer) -> None:
     request = urllib.request.Request(
         f"{staying.url}/flows/count", b"{}", {"Content-Type": "application/json"}
     )
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(request)
-    request.add_header("Authorization", f"Basic {base64.b64encode(staying.password.encode()).decode()}")
-    with urllib.request.urlopen(request) as reply:
-        assert json.load(reply) >= 0
+    assert asked(staying, "/flows/count") >= 0
     with urllib.request.urlopen(f"{staying.ui}/ui-settings") as reply:
         assert json.load(reply)["api_url"] == "/api"
     assert (staying.home / "prefect.db").stat().st_size > 0
+
+
+def test_it_shows_the_runs_that_had_servers_of_their_own(prefect_home: Path, tmp_path: Path) -> None:
+    home, out = tmp_path / "home", tmp_path / "runs"
+    home.mkdir()
+    with sqlite3.connect(prefect_home / "prefect.db") as ready, sqlite3.connect(home / "prefect.db") as copy:
+        ready.backup(copy)
+    ready.close()
+    copy.close()
+    experiment = write_experiment(tmp_path / "hares")
+    subprocess.run(
+        [sys.executable, "-m", "tests.flows.fake_cli", "run", str(experiment), "--out", str(out)],
+        cwd=ROOT,
+        env={**os.environ, "PREFECT_HOME": str(home)},
+        check=True,
+        capture_output=True,
+    )
+    [record] = list_runs(out)
+    server, _ = start_server(home)
+    try:
+        [run] = asked(server, "/flow_runs/filter")
+        assert (run["name"], run["state_type"]) == (record.folder.name, "COMPLETED")
+    finally:
+        server.stop()
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="Linux tells who listens where")
+def test_no_other_machine_can_reach_it(staying: StayingServer) -> None:
+    rows = [
+        line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
+    ]
+    addresses = {place.split(":")[0] for _, place, *_ in rows if int(place.split(":")[1], 16) == staying.port}
+    assert addresses == {"0100007F"}  # 127.0.0.1
