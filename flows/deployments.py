@@ -148,11 +148,16 @@ def schedule_of(deployment: Deployment) -> CronSchedule:
     return schedule
 
 
-def prefect_yaml(deployments: Sequence[Deployment]) -> str:
+def prefect_yaml(deployments: Sequence[Deployment], before: str = "", where: str = "prefect.yaml") -> str:
     """Return the ``prefect.yaml`` of some deployments.
 
+    Args:
+        deployments: whose entries are made, or made anew.
+        before: the file as it was. Its other deployments stay, and of these whatever was added by hand.
+        where: its name, for messages.
+
     Raises:
-        InputError: if two have the same name.
+        InputError: if two have the same name, or the file is not one to which they can be added.
     """
     import prefect
     import yaml
@@ -166,21 +171,52 @@ def prefect_yaml(deployments: Sequence[Deployment]) -> str:
                 expected="a name of its own for each: that of its folder, or of its file",
                 do="Deploy them one by one, each with --name.",
             )
-    document = {
-        "name": POOL,
-        "prefect-version": prefect.__version__,
-        "deployments": [one.entry() for one in deployments],
-    }
+    document: dict[str, Any] = {"name": POOL, "prefect-version": prefect.__version__, "deployments": []}
+    if before.strip():
+        document = _own_document(before, where) | {"prefect-version": prefect.__version__}
+    entries = {one.name: one.entry() for one in deployments}
+    kept = [old | entries.pop(old["name"], {}) for old in document["deployments"]]
+    document["deployments"] = [*kept, *entries.values()]
     return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=110)
 
 
+def _own_document(text: str, where: str) -> dict[str, Any]:
+    """Return a ``prefect.yaml`` that `prefect_yaml` made, as it is now."""
+    import yaml
+
+    expected, do = (
+        "one that `sciml-discover deploy` made",
+        "Give another file with --file, or move this one away.",
+    )
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = str(error).splitlines()[0]
+        raise InputError(f"a file that is no YAML ({line})", where=where, expected=expected, do=do) from error
+    if not isinstance(document, dict) or document.get("name") != POOL:
+        found = (
+            f"of {document['name']!r}"
+            if isinstance(document, dict) and "name" in document
+            else "of something else"
+        )
+        raise InputError(f"a file {found}", where=where, expected=expected, do=do)
+    entries = document.setdefault("deployments", [])
+    if not isinstance(entries, list) or not all(isinstance(one, dict) and "name" in one for one in entries):
+        raise InputError("deployments without names", where=where, expected=expected, do=do)
+    return document
+
+
 def write_prefect_yaml(deployments: Sequence[Deployment], path: Path) -> None:
-    """Write the ``prefect.yaml`` of some deployments.
+    """Write the ``prefect.yaml`` of some deployments, or add them to the one that is there; see `prefect_yaml`.
 
     Raises:
-        InputError: if two have the same name, or the file cannot be written.
+        InputError: if two have the same name, or the file cannot be read, added to or written.
     """
-    content = prefect_yaml(deployments).encode()
+    try:
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"a file that cannot be read ({error})", where=str(path), expected="YAML") from error
+    content = prefect_yaml(deployments, before, str(path)).encode()
     try:
         write_atomically(path, content)
     except OSError as error:

@@ -222,6 +222,8 @@ def _rivals(rivals: Sequence[Alternative]) -> Text:
 def _where(result: DiscoveryResult, folder: Path | None) -> str:
     made = [name for name, cached in result.cached.items() if not cached]
     stages = f"made now: {', '.join(made)}" if made else "every stage was found in the store"
+    if result.failed_stage and not made:
+        stages = "nothing was made"
     file = result.report or "run.log"
     where = str(folder / file) if folder else f"{result.id}: {file}"
     return f"{where}\n{sum(result.seconds.values()):.1f} s; {stages}"

@@ -115,6 +115,39 @@ def test_a_missing_file_of_data_is_told_when_it_is_deployed(tmp_path: Path) -> N
     assert not (tmp_path / "prefect.yaml").exists()
 
 
+def test_what_was_added_to_a_file_by_hand_stays_there(tmp_path: Path) -> None:
+    file = tmp_path / "prefect.yaml"
+    hares, foxes = (write_experiment(tmp_path / name) for name in ("hares", "foxes"))
+    assert call("deploy", hares, "--file", file).exit_code == 0
+    document = yaml.safe_load(file.read_text())
+    document["deployments"][0] |= {"tags": ["night"], "schedules": [{"cron": "0 3 * * *"}]}
+    file.write_text(yaml.safe_dump(document))
+    assert call("deploy", foxes, "--file", file).exit_code == 0
+    assert call("deploy", hares, "--file", file, "--set", "train.starts=2").exit_code == 0
+    one, two = yaml.safe_load(file.read_text())["deployments"]
+    assert (one["name"], two["name"]) == ("hares", "foxes")
+    assert (one["tags"], one["schedules"]) == (["night"], [{"cron": "0 3 * * *"}])
+    assert one["parameters"]["overrides"] == ["train.starts=2"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: another-project\ndeployments: []\n",
+        "a: [\n",
+        "just words\n",
+        "name: sciml-discover\ndeployments: 3\n",
+    ],
+)
+def test_a_file_of_something_else_is_left_alone(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "prefect.yaml"
+    file.write_text(text)
+    done = call("deploy", write_experiment(tmp_path / "hares"), "--file", file)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--file" in done.stderr
+    assert file.read_text() == text
+
+
 def test_experiments_of_one_name_are_not_deployed_together(tmp_path: Path) -> None:
     two = [write_experiment(tmp_path / folder / "hares") for folder in ("a", "b")]
     done = call("deploy", *two, "--file", tmp_path / "prefect.yaml")
