@@ -73,6 +73,9 @@ def schedule(
     )
     console = _console()
     with lasting_api(out):
+        from flows.bookkeeping import check_api  # reads the address of the server when it is imported
+
+        check_api()
         times = wait_until_scheduled(register(deployment))
     if not times:
         console.print("[red]✘[/] The server plans no run. `sciml-discover doctor` may say why.")

@@ -13,6 +13,7 @@ import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
 from typer.testing import CliRunner, Result
 
@@ -113,6 +114,18 @@ def test_a_missing_file_of_data_is_told_when_it_is_deployed(tmp_path: Path) -> N
     assert (done.exit_code, done.stdout) == (2, "")
     assert "rows.csv" in done.stderr
     assert not (tmp_path / "prefect.yaml").exists()
+
+
+def test_a_schedule_without_a_server_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = write_experiment(tmp_path / "hares")
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        done = call("schedule", experiment, "--cron", "0 3 * * *", "--out", tmp_path / "runs")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "no Prefect server answers at PREFECT_API_URL = http://127.0.0.1:9/api" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_what_was_added_to_a_file_by_hand_stays_there(tmp_path: Path) -> None:
