@@ -1,9 +1,10 @@
-"""What is left after a fault: results to compare, locks, processes."""
+"""What is left after a fault: results to compare, locks, processes; and how busy processes were."""
 
 from __future__ import annotations
 
 import fcntl
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -74,3 +75,9 @@ def processes_of(mark: str) -> list[str]:
 
 def _command(folder: Path) -> str:
     return (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
+def processors_time() -> float:
+    """Return the seconds that all children that have ended, and theirs, kept a processor busy."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
