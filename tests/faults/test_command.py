@@ -57,7 +57,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(
-    experiment: Path, out: Path, home: Path, stderr: int | IO[str] = subprocess.PIPE, **environment: str
+    experiment: Path, out: Path, home: Path, stderr: int | IO[str] = subprocess.PIPE, /, **environment: str
 ) -> subprocess.Popen[str]:
     """Start the command with stand-ins for the verbs."""
     inherited = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
@@ -112,7 +112,7 @@ def seconds(home: Path) -> float:
 def test_ctrl_c_at_any_moment(case: tuple[Path, Path], home: Path, seconds: float, moment: float) -> None:
     told = case[0].with_name("told")
     pause = {"FAKE_SLEEP": "select", "FAKE_SECONDS": "2", "FAKE_BEGIN": "begun\n"}
-    with told.open("w") as file, start(*case, home, stderr=file, **pause) as process:
+    with told.open("w") as file, start(*case, home, file, **pause) as process:
         while not told.read_text():  # Python and the stand-ins are being imported
             assert process.poll() is None
             time.sleep(0.01)

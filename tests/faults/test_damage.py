@@ -231,14 +231,14 @@ def test_a_clock_that_is_wrong_harms_nothing(
             assert f"-{moment:%Y%m%dT%H%M%S}Z-" in result.id
             assert comparable(result.to_dict()) == comparable(first.result.to_dict())
             assert find_run(result.id, copy).to_dict() == result.to_dict()
-            assert f"cached from {first.folder.name}" in told("show", result.id, copy)
+            assert f"cached from {first.folder.name}" in told(copy, "show", result.id)
         records = list_runs(copy)
         ids = {first.folder.name, cached.id, again.id}
         assert {record.folder.name for record in records} == ids
         assert len(ids) == 3
         order = [record.result.created for record in records if record.result]
         assert order == sorted(order)
-        assert all(name in told("list", copy) for name in ids)
+        assert all(name in told(copy, "list") for name in ids)
         assert contents(first.folder) == before
         if years > 0:
             assert prune(copy, older_than=3600.0).removed == ()
@@ -247,9 +247,8 @@ def test_a_clock_that_is_wrong_harms_nothing(
     assert locks_left(copy) == []
 
 
-def told(*words: object) -> str:
-    """Return what a command says of the folder of runs that is its last word."""
-    *words, out = map(str, words)
-    done = CliRunner().invoke(app, [*words, "--out", out], env={"COLUMNS": "200"})
+def told(out: Path, *words: str) -> str:
+    """Return what a command says of a folder of runs."""
+    done = CliRunner().invoke(app, [*words, "--out", str(out)], env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     return done.stdout
