@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,19 +13,39 @@ from typing import Any
 
 import pytest
 
-from sciml_discover import training
+from sciml_discover import selection, training
 from sciml_discover.cache import verify
+from sciml_discover.checkpoint import Checkpoints, Saved
 from sciml_discover.errors import failure_message
 from sciml_discover.runs import discover
 from tests.fakes import install
 
 
 def run(experiment: str, out: str, *overrides: str, **options: Any) -> None:
-    """Make one run without Prefect, with a checkpoint after every iteration, and print its folder."""
+    """Make one run without Prefect, with a checkpoint wherever there can be one, and print its folder."""
     # Checkpoints are five seconds apart, more than these runs take.
-    training.train.__wrapped__.__kwdefaults__["checkpoint_seconds"] = 0.0  # type: ignore[attr-defined]
+    for verb in (training.train, selection.select):
+        verb.__wrapped__.__kwdefaults__["checkpoint_seconds"] = 0.0  # type: ignore[attr-defined]
     result = discover(experiment, out=out, overrides=overrides, **options)
     sys.stdout.write(f"{result.id}\n")
+
+
+def run_until_a_checkpoint(experiment: str, out: str, stage: str) -> None:
+    """Make one run that is killed as soon as a stage has written a checkpoint."""
+    write = Checkpoints.write
+
+    def write_last(self: Checkpoints, saved: Saved) -> None:
+        write(self, saved)
+        if self._stage == stage:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pytest.MonkeyPatch().setattr(Checkpoints, "write", write_last)
+    run(experiment, out)
+
+
+def leave_behind(seconds: float) -> None:
+    """Start a process in a session of its own, and do not wait for it."""
+    subprocess.Popen(["sleep", str(seconds)], start_new_session=True)
 
 
 def run_stand_ins(experiment: str, out: str, *overrides: str) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import io
 import json
 import os
 import pickle
 import random
+import stat
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
@@ -42,15 +45,16 @@ Sets = list[str]
 
 
 class Chance(random.Random):
-    """Random numbers, but the first choice goes through all that there is."""
+    """Random numbers, but the choices of a family go through all their combinations, none of them twice."""
 
     def __init__(self, family: str, number: int) -> None:
         super().__init__(f"{family} {number}")
-        self._number: int | None = number
+        self._rest, self._place = number, 0
 
     def choice(self, seq: Any) -> Any:
-        number, self._number = self._number, None
-        return super().choice(seq) if number is None else seq[number % len(seq)]
+        self._rest, digit = divmod(self._rest, len(seq))
+        self._place += digit  # so that every choice is another one as soon as the first one is
+        return seq[self._place % len(seq)]
 
 
 Family = Callable[[Path, Chance], "Sets | None"]
@@ -68,6 +72,20 @@ def write_good(folder: Path) -> None:
     folder.mkdir(parents=True)
     (folder / "experiment.toml").write_text(GOOD)
     (folder / "rows.csv").write_text(ROWS)
+
+
+def fingerprint(folder: Path, sets: Sets) -> str:
+    """Return a digest of a spoilt experiment, of the first 32 MiB of large files."""
+    digest = hashlib.sha256(repr(sets).encode())
+    for path in sorted(folder.rglob("*")):
+        found = path.lstat()
+        digest.update(f"{path.relative_to(folder)} {stat.S_IFMT(found.st_mode)} {found.st_size} ".encode())
+        if path.is_symlink():
+            digest.update(os.readlink(path).encode())
+        elif path.is_file():
+            with path.open("rb") as file:
+                digest.update(file.read(2**25))
+    return digest.hexdigest()
 
 
 def append(folder: Path, text: str) -> None:
@@ -133,8 +151,13 @@ def huge_numbers(_: Path, chance: Chance) -> Sets:
 
 @family
 def numbers_that_no_float_holds(folder: Path, chance: Chance) -> None:
-    number = chance.choice(["1" * 5000, "1e999", "-1e400", "0x" + "f" * 4000, "nan", "-inf", "1e-400"])
-    change(folder, "value = 0.5", f"value = {number}" if number != "1e-400" else "value = 1e-400, fixed = 7")
+    number = chance.choice(
+        [
+            "1" * 5000, "1e999", "-1e400", "0x" + "f" * 4000, "nan", "-inf", "1e-400, fixed = 7", "1" + "0" * 400,
+            "-" + "9" * 400 + ".5", "0b" + "1" * 20_000, "0o" + "7" * 9000, "1e" + "9" * 5000, "+inf",
+        ]
+    )  # fmt: skip
+    change(folder, "value = 0.5", f"value = {number}")
 
 
 @family
@@ -166,7 +189,11 @@ def path_escapes(folder: Path, chance: Chance) -> None:
 @family
 def links(folder: Path, chance: Chance) -> None:
     (folder / "rows.csv").unlink()
-    target = chance.choice(["/etc/passwd", "/dev/zero", "rows.csv", "../outside.csv", "/proc/self/mem", "/"])
+    targets = [
+        "/etc/passwd", "/dev/zero", "rows.csv", "../outside.csv", "/proc/self/mem", "/", "missing.csv", "/dev/stdin",
+        "../case/../outside.csv", "/dev/full", "/proc/self/fd/0", "x" * 255,
+    ]  # fmt: skip
+    target = chance.choice(targets)
     (folder.parent / "outside.csv").write_text(ROWS)
     (folder / "rows.csv").symlink_to(target)
 
@@ -174,10 +201,18 @@ def links(folder: Path, chance: Chance) -> None:
 @family
 def what_is_no_file(folder: Path, chance: Chance) -> None:
     (folder / "rows.csv").unlink()
-    if chance.random() < 0.5:
-        os.mkfifo(folder / "rows.csv")
+    kind = chance.choice(["pipe", "folder", "socket", "link to a pipe", "link to a folder"])
+    path = folder / chance.choice(["rows.csv", "rows.npz", "rows.parquet"])
+    change(folder, "rows.csv", path.name)
+    there = folder / "there" if kind.startswith("link") else path
+    if kind.endswith("pipe"):
+        os.mkfifo(there)
+    elif kind.endswith("folder"):
+        there.mkdir()
     else:
-        (folder / "rows.csv").mkdir()
+        os.mknod(there, stat.S_IFSOCK | 0o600)
+    if there != path:
+        path.symlink_to(there.name)
 
 
 @family
@@ -228,30 +263,57 @@ def terms_by_the_billion(folder: Path, chance: Chance) -> None:
 
 @family
 def a_long_csv_line(folder: Path, chance: Chance) -> None:
-    size = chance.choice([2**30, 2**30, 2**31])
+    size = chance.choice([2**30, 2**26, 2**31, 2**25])
     with (folder / "rows.csv").open("wb") as file:
-        file.write(b"time,x,y\n1,")
+        file.write(chance.choice([b"time,x,y\n1,", b'time,x,y\n1,2,"', b"time,"]))
         file.truncate(size)  # a hole: it takes no room on the disk
 
 
 @family
 def a_wide_csv_line(folder: Path, chance: Chance) -> None:
-    unit = chance.choice([b"1,", b'"",', b"a,", b"\xc3\xa9,", b'"', b",", b"12345,"])
+    unit = chance.choice(
+        [b"1,", b'"",', b"a,", b"\xc3\xa9,", b'"', b",", b"12345,", b"nan,", b"1e999,", b"\t", b"\r", b"-"]
+    )
     (folder / "rows.csv").write_bytes(unit * (30 * 2**20 // len(unit)))
 
 
 @family
 def bytes_that_are_no_text(folder: Path, chance: Chance) -> None:
-    junk = chance.choice(
-        [b"\x00" * 1000, b"\xff\xfe" + b"a\x00" * 99, chance.randbytes(5000), b"time,x,y\n1,\x00,2\n"]
-    )
+    utf32, utf16 = ROWS.encode("utf-32"), GOOD.encode("utf-16-be")
+    surrogate, packed = b"time,x,y\n1,\xed\xa0\x80,2\n", gzip.compress(ROWS.encode(), mtime=0)
+    zeros, marked, zero = b"\x00" * 1000, b"\xff\xfe" + b"a\x00" * 99, b"time,x,y\n1,\x00,2\n"
+    junk = chance.choice([zeros, marked, chance.randbytes(5000), zero, utf32, utf16, surrogate, packed])
     (folder / chance.choice(["rows.csv", "experiment.toml"])).write_bytes(junk)
 
 
 @family
 def billion_laughs(folder: Path, chance: Chance) -> None:
-    kind = chance.choice(["tables", "keys", "strings", "arrays", "huge"])
+    kind = chance.choice(
+        [
+            "tables",
+            "keys",
+            "strings",
+            "arrays",
+            "huge",
+            "rows",
+            "entries",
+            "inline",
+            "states",
+            "parameters",
+            "files",
+        ]
+    )
     count = 10_000
+    if kind in ("states", "parameters"):
+        change(
+            folder,
+            f"[system.{kind}]\n",
+            f"[system.{kind}]\n" + "".join(f"l{n} = {{}}\n" for n in range(count)),
+        )
+        return
+    if kind == "files":
+        change(folder, '["rows.csv"]', "[" + '"rows.csv", ' * count + "]")
+        return
     append(
         folder,
         {
@@ -260,26 +322,36 @@ def billion_laughs(folder: Path, chance: Chance) -> None:
             "strings": '[regress.library]\nextra = ["' + '", "'.join(["lol*lol"] * count) + '"]\n',
             "arrays": "[train]\nstages = [" + ", ".join(["[[[]]]"] * count) + "]\n",
             "huge": "# " + "lol" * 1_000_000 + "\n",
+            "rows": "[validate]\nlol = [" + "[0.0, 1.0],\n" * count + "]\n",
+            "entries": "[[train.stages]]\n" * count,
+            "inline": "[data.noise]\nsd = {" + ", ".join(f"l{n} = {{ l = 1 }}" for n in range(count)) + "}\n",
         }[kind],
     )
 
 
-def npz(arrays: dict[str, np.ndarray], **options: Any) -> bytes:
+def npz(
+    arrays: dict[str, np.ndarray], save: Callable[..., None] = np.savez_compressed, **options: Any
+) -> bytes:
     file = io.BytesIO()
-    np.savez_compressed(file, **arrays, **options)
+    save(file, **arrays, **options)
     return file.getvalue()
 
 
 @family
 def zip_bombs(folder: Path, chance: Chance) -> None:
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in ("time", "x", "y")[: chance.choice([1, 3])]:
+    method, kind = (
+        chance.choice([zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2]),
+        chance.choice(["<f8", "|b1", "<c16"]),
+    )
+    count, size = chance.choice([1, 3]), chance.choice([70, 24])
+    with zipfile.ZipFile(file, "w", method, compresslevel=9) as archive:
+        for name in ("time", "x", "y")[:count]:
             with archive.open(f"{name}.npy", "w") as member:
                 np.lib.format.write_array_header_1_0(
-                    member, {"descr": "<f8", "fortran_order": False, "shape": (10**9,)}
+                    member, {"descr": kind, "fortran_order": False, "shape": (10**9,)}
                 )
-                for _ in range(chance.choice([70, 150])):
+                for _ in range(size):
                     member.write(bytes(2**20))
     data_file(folder, "rows.npz", file.getvalue())
 
@@ -287,25 +359,30 @@ def zip_bombs(folder: Path, chance: Chance) -> None:
 class Bomb:
     """Runs code where it is unpickled."""
 
-    def __init__(self, canary: Path) -> None:
-        self.canary = canary
+    def __init__(self, call: Callable[[str], object], argument: str) -> None:
+        self.reduced = call, (argument,)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.canary),)
+        return self.reduced
 
 
 @family
 def pickles(folder: Path, chance: Chance) -> None:
-    bomb = Bomb(folder.parent / "canary")
+    canary = folder.parent / "canary"
+    kind = chance.choice(["npz", "npy as npz", "pickle as npz", "pickle as parquet", "pickle as csv"])
+    bomb = chance.choice(
+        [
+            Bomb(os.mkdir, f"{canary}"),
+            Bomb(os.system, f"touch {canary}"),
+            Bomb(eval, f"open({f'{canary}'!r}, 'w')"),
+        ]
+    )
     array = np.array([bomb, 1.0], dtype=object)
-    kind = chance.choice(["npz", "npy as npz", "pickle as npz", "pickle as parquet"])
     content = {
         "npz": lambda: npz({"time": np.arange(2.0), "x": array}, allow_pickle=True),
         "npy as npz": lambda: npy(array),
-        "pickle as npz": lambda: pickle.dumps(bomb),
-        "pickle as parquet": lambda: pickle.dumps(bomb),
-    }[kind]()
-    data_file(folder, "rows.parquet" if kind.endswith("parquet") else "rows.npz", content)
+    }.get(kind, lambda: pickle.dumps(bomb))()
+    data_file(folder, f"rows.{kind.split()[-1]}", content)
 
 
 def npy(array: np.ndarray) -> bytes:
@@ -334,14 +411,15 @@ def arrays_whose_headers_lie(folder: Path, chance: Chance) -> None:
     member = b"\x93NUMPY\x02\x00" + struct.pack("<I", len(raw)) + raw + bytes(96)
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        archive.writestr("time.npy", member)
+        archive.writestr(zipfile.ZipInfo("time.npy"), member)  # whose date is not today
     data_file(folder, "rows.npz", file.getvalue())
 
 
 @family
 def archives_that_lie(folder: Path, chance: Chance) -> None:
-    content = bytearray(npz({name: np.arange(12.0) for name in ("time", "x", "y")}))
     kind = chance.choice(["size", "method", "encrypted", "cut", "many", "noise"])
+    save = chance.choice([np.savez_compressed, np.savez])
+    content = bytearray(npz({name: np.arange(12.0) for name in ("time", "x", "y")}, save))
     entry = content.index(b"PK\x01\x02")
     if kind == "size":
         content[entry + 24 : entry + 28] = struct.pack("<I", 2**32 - 2)
@@ -361,10 +439,10 @@ def archives_that_lie(folder: Path, chance: Chance) -> None:
 
 @family
 def parquet_that_unpacks_to_a_lot(folder: Path, chance: Chance) -> None:
-    count = chance.choice([3_000_000, 6_000_000])
-    column = pa.array(np.zeros(count))
+    compression = chance.choice(["zstd", "gzip", "brotli", "lz4", "snappy"])
+    column = pa.array(np.zeros(chance.choice([3_000_000, 6_000_000])))
     file = io.BytesIO()
-    parquet.write_table(pa.table(dict.fromkeys(("time", "x", "y"), column)), file, compression="zstd")
+    parquet.write_table(pa.table(dict.fromkeys(("time", "x", "y"), column)), file, compression=compression)
     data_file(folder, "rows.parquet", file.getvalue())
 
 
@@ -381,18 +459,19 @@ def safetensors_whose_headers_lie(folder: Path, chance: Chance) -> None:
 def experiments_that_are_something_else(folder: Path, chance: Chance) -> None:
     path = folder / "experiment.toml"
     path.unlink()
-    kind = chance.choice(["zero", "pipe", "folder", "circle", "sparse"])
-    if kind == "zero":
-        path.symlink_to("/dev/zero")
+    targets = ["/dev/zero", path.name, "/dev/random", "missing.toml", "/proc/self/mem", "/", "/dev/stdin"]
+    kind = chance.choice([*targets, "pipe", "folder", "socket", "sparse", "nothing"])
+    if kind in targets:
+        path.symlink_to(kind)
     elif kind == "pipe":
         os.mkfifo(path)
     elif kind == "folder":
         path.mkdir()
-    elif kind == "circle":
-        path.symlink_to(path.name)
+    elif kind == "socket":
+        os.mknod(path, stat.S_IFSOCK | 0o600)
     else:
         with path.open("wb") as file:
-            file.truncate(2**30)
+            file.truncate(2**30 if kind == "sparse" else 0)
 
 
 @family

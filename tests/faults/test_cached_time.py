@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import socket
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.faults.experiments import write_logistic
+from tests.faults.outcome import processors_time
 from tests.faults.zygote import ROOT
 
 AIMS = {"own server": 10.0, "staying server": 4.0}
@@ -39,12 +39,6 @@ def run(folder: Path, **environment: str) -> tuple[float, float]:
         capture_output=True,
     )
     return time.perf_counter() - begun, processors_time() - before
-
-
-def processors_time() -> float:
-    """Return the seconds that all children that have ended, and theirs, kept a processor busy."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app
+from sciml_discover import run_folders
 from sciml_discover.cache import prune, verify
-from sciml_discover.run_folders import store_in
+from sciml_discover.run_folders import find_run, list_runs, store_in
 from sciml_discover.runs import discover
 from sciml_discover.stages import STAGES
 from tests.fakes import FakeVerbs, install, write_experiment
@@ -184,23 +189,66 @@ def set_times(folder: Path, change: Callable[[float], float]) -> None:
         os.utime(path, (seconds, seconds))
 
 
+def set_clock(patch: pytest.MonkeyPatch, moment: datetime.datetime) -> None:
+    """Stop the clock that the library and its flows read; files still bear the real time."""
+
+    class Clock(datetime.datetime):
+        @classmethod
+        def now(cls, tz: datetime.tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(moment.timestamp(), tz)
+
+    patch.setattr(run_folders, "datetime", SimpleNamespace(datetime=Clock, UTC=datetime.UTC))
+    patch.setattr(time, "time", moment.timestamp)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.mark.faults("the clock set back, or files from the future")
-@pytest.mark.parametrize("years", [-30, -1, 1, 30])
+@pytest.mark.parametrize("years", [-30, -1, 0, 1, 30])
 def test_a_clock_that_is_wrong_harms_nothing(
     made: Path, copy: Path, verbs: FakeVerbs, monkeypatch: pytest.MonkeyPatch, years: int
 ) -> None:
-    shift = years * 365.25 * 86400
-    set_times(copy, lambda seconds: seconds + shift)
+    shift = datetime.timedelta(days=365.25 * years)
+    set_times(copy, lambda seconds: seconds + shift.total_seconds())
+    [first] = list_runs(copy)
+    assert first.result is not None
+    before = contents(first.folder)
+    # Without a shift it is the very second of the earlier run again.
+    moment = datetime.datetime.fromisoformat(first.result.created) - shift
     experiment = made / "hares" / "experiment.toml"
-    result = discover(experiment, out=copy)
-    assert result.cached == dict.fromkeys(NAMES, True)
-    now = time.time()
-    monkeypatch.setattr(time, "time", lambda: now - shift)
-    again = discover(experiment, out=copy, from_stage="report")
-    assert again.accepted
-    assert comparable(again.to_dict()) == comparable(result.to_dict())
-    if years > 0:
-        assert prune(copy, older_than=3600.0).removed == ()
-    assert discover(experiment, out=copy).accepted
+    with monkeypatch.context() as patch:
+        set_clock(patch, moment)
+        cached = discover(experiment, out=copy)
+        again = discover(experiment, out=copy, from_stage="report")
+        assert cached.cached == dict.fromkeys(NAMES, True)
+        assert verbs.calls == ["report"]
+        for result in (cached, again):
+            assert (
+                datetime.datetime.fromisoformat(result.created) == moment
+            )  # it was this clock that was read
+            assert f"-{moment:%Y%m%dT%H%M%S}Z-" in result.id
+            assert comparable(result.to_dict()) == comparable(first.result.to_dict())
+            assert find_run(result.id, copy).to_dict() == result.to_dict()
+            assert f"cached from {first.folder.name}" in told(copy, "show", result.id)
+        records = list_runs(copy)
+        ids = {first.folder.name, cached.id, again.id}
+        assert {record.folder.name for record in records} == ids
+        assert len(ids) == 3
+        order = [record.result.created for record in records if record.result]
+        assert order == sorted(order)
+        assert all(name in told(copy, "list") for name in ids)
+        assert contents(first.folder) == before
+        if years > 0:
+            assert prune(copy, older_than=3600.0).removed == ()
+    assert discover(experiment, out=copy).cached == dict.fromkeys(NAMES, True)
     assert verify(copy) == []
-    assert set(verbs.calls) <= set(NAMES)
+    assert locks_left(copy) == []
+
+
+def told(out: Path, *words: str) -> str:
+    """Return what a command says of a folder of runs."""
+    done = CliRunner().invoke(app, [*words, "--out", str(out)], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.output
+    return done.stdout

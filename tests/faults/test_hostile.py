@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +14,13 @@ import pytest
 from sciml_discover.experiment import load_experiment
 from sciml_discover.readers import prepare_data
 from tests.faults.counts import form_of
-from tests.faults.hostile import FAMILIES, SCHEMA, Chance, write_good
-from tests.faults.zygote import Zygote
+from tests.faults.hostile import FAMILIES, SCHEMA, Chance, fingerprint, write_good
+from tests.faults.outcome import processors_time
+from tests.faults.zygote import ROOT, Zygote
 
 MOST_SECONDS = 5.0
+NOWHERE = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
+"""Nobody answers there, so that no server is started: whatever is not refused ends with status 1."""
 MOST_BYTES = 10**9
 COUNTS = {"small": 1, "whole": 10}
 """Experiments of each family."""
@@ -37,9 +43,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def readers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
     """The command line, with what is needed until the first stage that computes."""
     modules = ("flows.cli", "flows.launch", "rich.console", "scipy.integrate", "pyarrow.parquet")
-    # Nobody answers there, so that no server is started: whatever is not refused ends with status 1.
-    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}
-    zygote = Zygote(tmp_path_factory.mktemp("hostile"), modules, nowhere)
+    zygote = Zygote(tmp_path_factory.mktemp("hostile"), modules, NOWHERE)
     yield zygote
     zygote.close()
 
@@ -51,23 +55,64 @@ def folder(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path)
 
 
-def test_hostile_input_is_refused(readers: Zygote, folder: Path, family: str, number: int) -> None:
+def spoil(folder: Path, family: str, number: int) -> list[str]:
+    """Spoil a good experiment, and return the words of the command that runs it."""
     sets = FAMILIES[family](folder, Chance(family, number)) or []
-    words = [word for one in sets for word in ("--set", one)]
     out = folder.parent / "runs"
-    ended = readers.call(
-        "command", "run", str(folder / "experiment.toml"), "--out", str(out), "--json", *words
-    )
-    assert ended.status == 2, ended
-    assert ended.out == ""
-    assert ended.err.startswith("sciml-discover: ")
-    assert len(ended.err.splitlines()) == 1
-    assert ended.err.rstrip("\n").isprintable()
-    assert len(ended.err) < 2000
+    overrides = [word for one in sets for word in ("--set", one)]
+    return ["run", str(folder / "experiment.toml"), "--out", str(out), "--json", *overrides]
+
+
+def is_refused(folder: Path, status: int, out: str, err: str) -> None:
+    """Check how a command ended, and that nothing of the experiment was run."""
+    assert (status, out) == (2, ""), err
+    assert err.startswith("sciml-discover: ")
+    assert len(err.splitlines()) == 1
+    assert err.rstrip("\n").isprintable()
+    assert len(err) < 2000
+    assert not (folder.parent / "canary").exists()
+    assert not list((folder.parent / "runs").glob("*/result.json"))
+
+
+def test_hostile_input_is_refused(readers: Zygote, folder: Path, family: str, number: int) -> None:
+    ended = readers.call("command", *spoil(folder, family, number))
+    is_refused(folder, ended.status, ended.out, ended.err)
     assert ended.seconds < MOST_SECONDS
     assert ended.peak < MOST_BYTES
-    assert not (folder.parent / "canary").exists()
-    assert not list(out.glob("*/result.json"))
+
+
+@pytest.mark.usefixtures("whole_form")
+@pytest.mark.faults("hostile input from process start: told within 5 s of processor time")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_hostile_input_is_refused_soon_after_the_start(folder: Path, name: str) -> None:
+    words, before = spoil(folder, name, 0), processors_time()
+    ended = subprocess.run(
+        [sys.executable, "-m", "flows.cli", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**os.environ, **NOWHERE, "COLUMNS": "200"},
+    )
+    busy = processors_time() - before
+    is_refused(folder, ended.returncode, ended.stdout, ended.stderr)
+    # Whatever else this machine does makes the wall clock run on.
+    assert busy < MOST_SECONDS
+
+
+@pytest.mark.faults
+def test_no_two_hostile_experiments_are_the_same(tmp_path: Path) -> None:
+    count, found = COUNTS["whole"], set()
+    for name in FAMILIES:
+        before = len(found)
+        for number in range(count):
+            write_good(tmp_path / "case")
+            sets = FAMILIES[name](tmp_path / "case", Chance(name, number)) or []
+            found.add(fingerprint(tmp_path / "case", sets))
+            shutil.rmtree(tmp_path / "case")
+        assert len(found) - before == count, name
+    assert len(found) >= 200
 
 
 def test_what_is_spoilt_was_good(folder: Path) -> None:

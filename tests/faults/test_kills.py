@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import random
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -15,10 +17,11 @@ from typing import Any
 import pytest
 
 from sciml_discover.cache import verify
+from sciml_discover.locks import hold
 from sciml_discover.run_folders import list_runs, store_in
 from tests.faults.counts import form_of
 from tests.faults.experiments import write_logistic
-from tests.faults.outcome import comparable, last_result, locks_left, processes_of
+from tests.faults.outcome import comparable, last_result, locks_held, locks_left, processes_of
 from tests.faults.zygote import ROOT, Zygote
 
 MOMENTS = {"small": {"moment": 2, "moment_of_command": 1}, "whole": {"moment": 50, "moment_of_command": 8}}
@@ -48,26 +51,67 @@ def undisturbed(experiment: Path, warm: Zygote, tmp_path_factory: pytest.TempPat
     return {"seconds": ended.seconds, "result": comparable(last_result(out))}
 
 
+def killed(experiment: Path, folder: Path, warm: Zygote, after: float) -> Path:
+    """Return the folder of a run that was killed, earlier than asked for if it had ended by then."""
+    attempts = itertools.count()
+    while True:
+        out = folder / f"attempt{next(attempts)}"
+        ended = warm.call("run", str(experiment), str(out), kill_after=after)
+        if ended.status == -signal.SIGKILL and not any(out.glob("*/result.json")):
+            return out
+        assert ended.status in (0, -signal.SIGKILL), ended.err
+        after *= 0.8
+
+
+def goes_on(experiment: Path, out: Path, warm: Zygote, undisturbed: dict[str, Any]) -> set[str]:
+    """Check what a killed run left and what the next one makes of it; return the stages that had a checkpoint."""
+    assert warm.left_running() == []
+    assert locks_held(out) == []
+    store = store_in(out)
+    made = {path.parent.name for path in (store.root / "refs").glob("*/*.json")}
+    checkpoints = (store.root / "checkpoints").glob("*/checkpoint.safetensors")
+    begun = {path.parent.name.partition("-")[0] for path in checkpoints} - made
+
+    assert warm.call("run", str(experiment), str(out)).status == 0
+    result = last_result(out)
+    assert comparable(result) == undisturbed["result"]
+    assert {name for name, cached in result["cached"].items() if cached} == made
+    log = (out / result["id"] / "run.log").read_text()
+    assert {name for name in result["cached"] if f"{name}: going on from a checkpoint" in log} == begun
+    assert verify(out) == []
+    assert warm.left_running() == []
+    assert locks_left(out) == []
+    return begun
+
+
 @pytest.mark.faults("SIGKILL at a random moment of the seven stages, then a rerun")
 def test_a_killed_run_is_gone_on_with(
     experiment: Path, undisturbed: dict[str, Any], warm: Zygote, tmp_path: Path, moment: float
 ) -> None:
-    after = moment * undisturbed["seconds"]
-    while warm.call("run", str(experiment), str(tmp_path), kill_after=after).status != -9:
-        after *= 0.8  # it was quicker than the undisturbed one: this was no kill
-    store = store_in(tmp_path)
-    made = {path.parent.name for path in (store.root / "refs").glob("*/*.json")}
-    begun = any((store.root / "checkpoints").glob("*/*.safetensors"))
+    out = killed(experiment, tmp_path, warm, moment * undisturbed["seconds"])
+    goes_on(experiment, out, warm, undisturbed)
 
-    assert warm.call("run", str(experiment), str(tmp_path)).status == 0
-    result = last_result(tmp_path)
-    assert comparable(result) == undisturbed["result"]
-    assert {name for name, cached in result["cached"].items() if cached} == made
-    if begun and "train" not in made:
-        log = (tmp_path / result["id"] / "run.log").read_text()
-        assert "going on from a checkpoint" in log
-    assert verify(tmp_path) == []
-    assert locks_left(tmp_path) == []
+
+@pytest.mark.faults("SIGKILL right after a checkpoint of the training or of the search, then a rerun")
+@pytest.mark.parametrize("stage", ["train", "select"])
+def test_a_run_that_is_killed_after_a_checkpoint_goes_on_from_there(
+    experiment: Path, undisturbed: dict[str, Any], warm: Zygote, tmp_path: Path, stage: str
+) -> None:
+    ended = warm.call("run_until_a_checkpoint", str(experiment), str(tmp_path), stage)
+    assert ended.status == -signal.SIGKILL, ended.err
+    assert goes_on(experiment, tmp_path, warm, undisturbed) == {stage}
+
+
+def test_what_is_left_running_or_locked_is_seen(warm: Zygote, tmp_path: Path) -> None:
+    assert warm.call("leave_behind", 1.0).status == 0
+    assert warm.left_running(within=0.0) == ["sleep 1.0 "]
+    assert warm.left_running() == []
+    lock = store_in(tmp_path).key_lock("train", "key")
+    with hold(lock):
+        assert locks_held(tmp_path) == [lock.name]
+        assert locks_left(tmp_path) == [lock.name]
+    lock.touch()
+    assert (locks_held(tmp_path), locks_left(tmp_path)) == ([], [lock.name])
 
 
 def command(experiment: Path, out: Path, home: Path, mark: str) -> subprocess.Popen[str]:
@@ -112,6 +156,7 @@ def test_a_killed_command_leaves_nothing_behind(
     while processes_of(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert processes_of(mark) == []
+    assert locks_held(tmp_path) == []
 
     with command(experiment, tmp_path, folder, mark) as process:
         _, said = process.communicate(timeout=120)

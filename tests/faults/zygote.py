@@ -1,11 +1,12 @@
 """A process that has imported everything slow, and forks one child per request: runs without start-up.
 
 It is run as a module, reads requests as JSON lines on stdin and answers each with one on stdout; `Zygote` is its other
-end.
+end. Whatever a child leaves running becomes a child of this process, in whatever session it is.
 """
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -20,7 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults.outcome import children_of
+
 ROOT = Path(__file__).resolve().parents[2]
+
+SUBREAPER = 36
+"""PR_SET_CHILD_SUBREAPER of Linux's prctl."""
 
 MOST_MEMORY = 8 * 2**30
 """Address space of a child, so that a test that fails does not take the machine with it."""
@@ -108,6 +114,13 @@ class Zygote:
             for number, answer in enumerate(json.loads(self._process.stdout.readline()))
         ]
 
+    def left_running(self, within: float = 3.0) -> list[str]:
+        """Return the command lines of what children left running, after some seconds to end in."""
+        deadline = time.monotonic() + within
+        while (left := children_of(self._process.pid)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return left
+
     def close(self) -> None:
         """End the process."""
         self._process.communicate(timeout=30)
@@ -173,6 +186,7 @@ def _status(call: Callable[[], object]) -> int:
 
 def main(modules: Sequence[str]) -> None:
     """Import, then answer requests until stdin ends."""
+    ctypes.CDLL(None).prctl(SUBREAPER, 1, 0, 0, 0)
     importlib.import_module("tests.faults.children")
     for name in modules:
         importlib.import_module(name)
