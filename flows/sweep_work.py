@@ -43,6 +43,7 @@ def run_combination(
     run_id: str,
 ) -> State[str]:
     """Run one combination; return the name of the run, in whose folder its result lies."""
+    stop_if_told()
     if (Path(out) / run_id).exists():  # Dask has begun it before, on a worker that died
         run_id = f"{run_id}-again-{secrets.token_hex(3)}"
     result = discover(

@@ -114,9 +114,9 @@ def may_pass(error: BaseException | None) -> bool:
 
 
 def was_interrupted(error: BaseException) -> bool:
-    """Return whether Ctrl-C was pressed, also where pydantic made a schema just then, and of it an error of its own."""
+    """Return whether Ctrl-C was pressed, also where pydantic was at work then, and made of it an error of its own."""
     return isinstance(error, KeyboardInterrupt) or (
-        type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error)
+        type(error).__module__.startswith("pydantic") and "KeyboardInterrupt" in str(error)
     )
 
 

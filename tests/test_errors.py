@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from pydantic_core import SchemaError
+from pydantic_core import PydanticSerializationError, SchemaError
 
 from sciml_discover.errors import (
     DamagedArtifactError,
@@ -32,6 +32,9 @@ def test_errors_come_back_whole_from_another_process(error: SciMLDiscoverError) 
 def test_an_interrupt_that_pydantic_swallowed_is_one() -> None:
     swallowed = SchemaError('Error building "enum" validator:\n  KeyboardInterrupt: ')
     assert was_interrupted(swallowed)
+    assert was_interrupted(
+        PydanticSerializationError("Error calling function `_ser_model`: KeyboardInterrupt: ")
+    )
     assert failure_message(swallowed) == "interrupted"
     assert not was_interrupted(SchemaError("Error building"))
     assert not was_interrupted(InputError("KeyboardInterrupt", where="here", expected="a number"))

@@ -42,7 +42,7 @@ class Threads(AbstractRunner):
                 raise
 
 
-def stop_if_told(_: Progress) -> None:
-    """End the run that this watches when the threads of its process were told to stop."""
+def stop_if_told(_: Progress | None = None) -> None:
+    """End the run that this watches, or that is about to begin, when the threads of its process were told to stop."""
     if _told_to_stop.is_set():
         raise KeyboardInterrupt

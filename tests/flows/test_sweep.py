@@ -142,6 +142,10 @@ def test_an_interrupted_sweep_keeps_what_was_done(call: dict[str, Any], verbs: F
             run(call)
     finally:
         session.reset(token)
+    # Nobody waits for the thread, which ends by itself.
+    until = time.monotonic() + 20.0
+    while any(record.result is None for record in list_runs(call["out"])) and time.monotonic() < until:
+        time.sleep(0.05)
     assert verbs.calls.count("train") == 2
     assert "sample" not in verbs.calls[verbs.calls.index("train", 2) :]
     ended = [record.result for record in list_runs(call["out"]) if record.result]
