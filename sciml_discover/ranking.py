@@ -12,7 +12,7 @@ from sciml_discover.identifiability import cancellations, correlations, exchange
 from sciml_discover.laws import Law, LawBuilder
 from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Refitter
-from sciml_discover.search import LawSearch, is_gross
+from sciml_discover.search import LawSearch
 
 if TYPE_CHECKING:
     from sciml_discover.base import Watch
@@ -85,9 +85,14 @@ class Found:
     notes: tuple[str, ...]
 
     @property
+    def best(self) -> Fits:
+        """The fit of the best law."""
+        return self.fits.take(np.array([np.argmin(self.values)]))
+
+    @property
     def is_gross(self) -> bool:
         """Whether the best law is no more than an approximation."""
-        return is_gross(float(self.fits.chi_square[np.argmin(self.values)]), self.rows.n_observed)
+        return self.search.judge.is_gross(self.best)
 
 
 def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
@@ -105,7 +110,7 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
         SolveError: none of the laws can be solved more accurately.
     """
     system, data, judge, units = found.system, found.data, found.search.judge, found.factor**2
-    best_fit = found.fits.take(np.array([np.argmin(found.values)]))
+    best_fit = found.best
     steps = max(found.refitter.steps_for(best_fit, LAST_ACCURACY), found.steps)
     with_law = judge.criterion.noise_with_law(best_fit.misfit[0])
     refitter = Refitter(system, list(judge.libraries), found.rows, steps, with_law)

@@ -106,6 +106,10 @@ class Judge:
         share = self.criterion.counts / self.criterion.counts.sum()
         return self.criterion(chi_square[:, None] * share, terms, inner)
 
+    def is_gross(self, fits: Fits) -> bool:
+        """Return whether one fit is no more than an approximation."""
+        return bool(fits.chi_square[0] > GROSS * self.criterion.counts.sum())
+
     def plausible(self, fits: Fits) -> bool:
         """Return whether the residuals of one fit are no larger than the noise explains."""
         numbers = fits.candidates.complexity[0] + fits.candidates.n_inner(self.libraries)[0]
@@ -209,8 +213,7 @@ class LawSearch:
             pool = self._walk(standing)
             best = pool.take(self._order(pool)[:1])
             # More terms are no remedy for a law that is grossly wrong.
-            gross = is_gross(float(best.chi_square[0]), int(self.judge.criterion.counts.sum()))
-            if self.options.widen == 1 or gross or self.judge.plausible(best):
+            if self.options.widen == 1 or self.judge.is_gross(best) or self.judge.plausible(best):
                 return self._one_fit_each(pool)
             standing = Standing(pool, wider=self.options.widen)
         return self._one_fit_each(self._walk(standing))
@@ -323,10 +326,9 @@ class LawSearch:
 
     def _is_worth_going_on(self, best: Fits, wider: int, gained: float) -> bool:
         """Return whether to look around again after a round that lowered the best criterion by so much."""
-        count = int(self.judge.criterion.counts.sum())
-        if is_gross(float(best.chi_square[0]), count):
+        if self.judge.is_gross(best):
             # Steps towards the exact law lower chi-square by large factors.
-            return gained > LARGE_STEP * count
+            return gained > LARGE_STEP * int(self.judge.criterion.counts.sum())
         # A second, wide search asks whether there is something better, not what else is as good.
         return wider == 1 or gained > self.delta
 
@@ -469,11 +471,6 @@ class LawSearch:
         values = self.judge.rank(pool)
         order = np.argsort(values, kind="stable")
         return order[np.isfinite(values[order])]
-
-
-def is_gross(chi_square: float, count: int) -> bool:
-    """Return whether a law with that chi-square for so many values is no more than an approximation."""
-    return chi_square > GROSS * count
 
 
 def _one_each(keys: Sequence[bytes], values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import socket
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -27,6 +26,7 @@ from flows.staying_server import StayingServer, find_server, record_in, start_se
 from sciml_discover.errors import InputError
 from sciml_discover.run_folders import list_runs
 from tests.fakes import write_experiment
+from tests.flows.conftest import copy_database
 
 ROOT = Path(__file__).parents[2]
 STUB = Path(__file__).with_name("stub_server.py")
@@ -200,10 +200,7 @@ def test_the_real_one_answers_only_who_knows_its_password(staying: StayingServer
 def test_it_shows_the_runs_that_had_servers_of_their_own(prefect_home: Path, tmp_path: Path) -> None:
     home, out = tmp_path / "home", tmp_path / "runs"
     home.mkdir()
-    with sqlite3.connect(prefect_home / "prefect.db") as ready, sqlite3.connect(home / "prefect.db") as copy:
-        ready.backup(copy)
-    ready.close()
-    copy.close()
+    copy_database(prefect_home, home)
     experiment = write_experiment(tmp_path / "hares")
     subprocess.run(
         [sys.executable, "-m", "tests.flows.fake_cli", "run", str(experiment), "--out", str(out)],
