@@ -19,6 +19,20 @@ FIRST_LEVEL, ROUNDS = 0.05, 3
 FEWEST_ABOVE = 8
 """Values above the floor that are enough to estimate the level by."""
 
+CLEARLY = 10.0
+"""Twice the difference of log-likelihoods that decides for noise in proportion: very strong evidence for Kass & Raftery
+1995, doi:10.1080/01621459.1995.10476572."""
+FEWEST_RESIDUALS = 10.0
+"""Degrees of freedom below which a noise level says nothing about the kind of noise."""
+SMALLEST_PART = 5e-3
+"""Noise, as a fraction of an observable's standard deviation, that may be the error of the smooth curve."""
+LEAST_PART = 0.1
+"""Floor of noise that was found to be in proportion: this part of the noise at the observable's standard deviation. No
+instrument measures nothing exactly, and nobody has said here that this one does."""
+HIGHEST_PER_VALUE = 0.1
+"""Relative noise above which logarithms are taken where all values have one: weights by measured values would favour
+those that came out small."""
+
 Level = pydantic.PositiveFloat | dict[str, pydantic.PositiveFloat]
 
 
@@ -41,15 +55,18 @@ class NoiseOptions(Options):
     """Standard deviation of the logarithm of the value: multiplicative noise."""
     estimate: Literal["each", "pooled"] = "each"
     """When no level is given: one standard deviation per observable, or one for all."""
-    kind: Literal["additive", "value", "lognormal"] = "additive"
-    """When no level is given: noise of one size for all values, in proportion to each value, or of its logarithm."""
+    kind: Literal["automatic", "additive", "value", "lognormal"] = "automatic"
+    """When no level is given: noise of one size for all values, in proportion to each value, or of its logarithm.
+
+    By default additive, unless the data say clearly that it is in proportion to the values; see `measure_noise`.
+    """
 
     @pydantic.model_validator(mode="after")
     def _one_level(self) -> NoiseOptions:
         given = [name for name in LEVELS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both given; give one of them")
-        if self.says("floor") and not self.is_per_value:
+        if self.says("floor") and not (self.is_per_value or self.is_open):
             raise ValueError('floor is given, but no noise per value; give value = ..., or kind = "value"')
         return self
 
@@ -57,6 +74,11 @@ class NoiseOptions(Options):
     def is_estimated(self) -> bool:
         """Whether no level is given, so that the data have to say it."""
         return all(getattr(self, name) is None for name in LEVELS)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the data have to say the kind of noise too."""
+        return self.is_estimated and self.kind == "automatic"
 
     @property
     def is_per_value(self) -> bool:
@@ -187,11 +209,73 @@ def _smooth_above(times: list[np.ndarray], values: list[np.ndarray], lowest: flo
     return fit_smoother(times, [np.log(np.where(item > lowest, item, np.nan)) for item in values])
 
 
-def measure_noise(dataset: Dataset, options: NoiseOptions) -> Noise:
+@dataclass(frozen=True)
+class _Level:
+    """Estimated noise, attributes as those of `Noise`."""
+
+    sd: np.ndarray
+    degrees_of_freedom: np.ndarray
+    lognormal: bool = False
+    floors: np.ndarray | None = None
+
+
+def _additive(dataset: Dataset, lognormal: bool) -> _Level:
+    """Return noise of one size for all values of an observable, or for all their logarithms."""
+    curves = smooth_observables(dataset, tuple(lognormal for _ in dataset.observables))
+    sd, freedom = np.array([(item.noise_sd, item.degrees_of_freedom) for item in curves]).T
+    return _Level(sd, freedom, lognormal)
+
+
+def _per_value(dataset: Dataset, level: Level) -> _Level:
+    """Return noise in proportion to each value, but at least the floor."""
+    floors = _floors(dataset, level)
+    return _Level(*_measure_per_value(dataset, floors), False, floors)
+
+
+def _of_found_kind(dataset: Dataset, held: Dataset | None, options: NoiseOptions) -> _Level:
+    """Return noise of the kind that the rows speak for.
+
+    Two smooth curves are laid through each observable, one for noise of one size and one for noise in proportion to
+    each value. Both leave as much as their own noise level says, so that their likelihoods differ by the logarithms of
+    what they take for the noise of each value. These are added up over all observables, because mostly one instrument
+    or one person measured them all.
+    """
+    same, own = _additive(dataset, lognormal=False), _per_value(dataset, options.floor)
+    spread, floors = _floors(dataset, 1.0), own.floors
+    if not options.says("floor"):
+        floors = LEAST_PART * own.sd * spread
+    least = np.minimum(same.degrees_of_freedom, own.degrees_of_freedom)
+    proportional = Noise(dataset.observables, (), own.sd, True, False, least, floors)
+    curves = smooth_observables(dataset, tuple(False for _ in dataset.observables))
+    # Without noise, or with few residuals, curves differ by how well they follow the course.
+    telling = (same.sd > SMALLEST_PART * spread) & (least >= FEWEST_RESIDUALS)
+    evidence = 0.0
+    for number, item in enumerate(dataset.trajectories):
+        smooth = np.column_stack([curve.value(number, item.times) for curve in curves])
+        gain = np.log(same.sd / proportional.sd_of(smooth))
+        evidence += 2.0 * float(np.sum(gain, where=np.isfinite(item.values) & telling))
+    if evidence <= CLEARLY:
+        return same
+    parts = [dataset] if held is None else [dataset, held]
+    has_logarithms = not any(np.any(item.values <= 0) for part in parts for item in part.trajectories)
+    if has_logarithms and float(np.max(own.sd)) > HIGHEST_PER_VALUE:
+        return _additive(dataset, lognormal=True)
+    return replace(own, floors=floors)
+
+
+def measure_noise(dataset: Dataset, options: NoiseOptions, held: Dataset | None = None) -> Noise:
     """Return the noise of the training rows: as the options give it, or estimated without the law.
 
     The estimate is the noise level of a Gaussian process fitted by its evidence (large data: of third
-    differences), so that no physics enters: a wrong law cannot hide in a large noise.
+    differences), so that no physics enters: a wrong law cannot hide in a large noise. In the same way the rows say
+    whether noise has one size or is in proportion to each value, unless the options say it. It is additive where they
+    do not speak clearly.
+
+    Args:
+        dataset: the training rows.
+        options: what is known of the noise.
+        held: the hold-out rows. Nothing is learnt from them, but noise is not called lognormal if they have values
+            without a logarithm.
 
     Example:
         >>> import numpy as np
@@ -201,19 +285,19 @@ def measure_noise(dataset: Dataset, options: NoiseOptions) -> Noise:
         array([0.1])
     """
     names = dataset.observables
-    floors = _floors(dataset, options.floor) if options.is_per_value else None
     if options.is_estimated:
-        lognormal = tuple(options.kind == "lognormal" for _ in names)
-        if floors is not None:
-            sd, freedom = _measure_per_value(dataset, floors)
+        if options.is_open:
+            found = _of_found_kind(dataset, held, options)
+        elif options.is_per_value:
+            found = _per_value(dataset, options.floor)
         else:
-            curves = smooth_observables(dataset, lognormal)
-            sd = np.array([item.noise_sd for item in curves])
-            freedom = np.array([item.degrees_of_freedom for item in curves])
-        if options.estimate == "pooled":
+            found = _additive(dataset, options.kind == "lognormal")
+        sd, freedom, pooled = found.sd, found.degrees_of_freedom, options.estimate == "pooled"
+        if pooled:
             sd = np.full(len(names), np.sqrt(np.sum(freedom * sd**2) / np.sum(freedom)))
             freedom = np.full(len(names), np.sum(freedom))
-        return Noise(names, lognormal, sd, True, options.estimate == "pooled", freedom, floors)
+        return Noise(names, tuple(found.lognormal for _ in names), sd, True, pooled, freedom, found.floors)
+    floors = _floors(dataset, options.floor) if options.is_per_value else None
     sd, lognormal = np.empty(len(names)), [False] * len(names)
     for column, name in enumerate(names):
         if options.lognormal is not None:

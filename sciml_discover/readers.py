@@ -211,7 +211,7 @@ def prepare_data(options: DataOptions, system: SystemOptions, folder: Path, seed
     return PreparedData(
         train=train,
         holdout=holdout,
-        noise=measure_noise(train, options.noise),
+        noise=measure_noise(train, options.noise, holdout),
         kind_of_holdout=kind,
         truth=options.synthetic.system if options.synthetic else "",
         provenance=provenance,

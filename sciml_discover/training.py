@@ -217,10 +217,12 @@ class Outcome:
     Attributes:
         before: the starts that were not dropped on the way, as they were.
         after: the same, as they are now.
+        steps: Runge-Kutta steps per interval that it took.
     """
 
     before: Batch
     after: Batch
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -404,7 +406,7 @@ class _Loop:
         batch = standing.batch if outcome is None else outcome.before
         if outcome is not None:
             problem = _no_help(batch.score, outcome.after.score)
-        if problem and standing.attempt + 1 < len(possible):
+        if problem and standing.attempt + 1 < len(possible) and self._may_help(way, possible, outcome):
             change = possible[standing.attempt + 1].change
             self._record.event(way.name, f"{problem}; trying again with {change}")
             return Standing(standing.stage, standing.attempt + 1, batch)
@@ -419,6 +421,15 @@ class _Loop:
         if stage.optimizer.order == 2 and self._keep < 1.0:
             batch = batch.take(self._strongest(way.name, batch.score))
         return Standing(standing.stage + 1, 0, batch)
+
+    def _may_help(self, way: Way, possible: tuple[Way, ...], outcome: Outcome | None) -> bool:
+        """Return whether the next way may do better: more steps only where those of this one were too few."""
+        upcoming = possible[possible.index(way) + 1]
+        if outcome is None or upcoming.finer == way.finer:
+            return True
+        if not bool(torch.isfinite(outcome.after.score).any()):
+            return True
+        return choose_steps(self._ude, self._rows, outcome.after.fit) > outcome.steps
 
     def _attempt(
         self, standing: Standing, optimizer: AbstractOptimizer, way: Way, saved: Saved | None
@@ -454,7 +465,7 @@ class _Loop:
         scores = self._judged(way.name, position, fit)
         chosen = position.objective.prior
         prior = batch.prior if chosen is None else chosen
-        return Outcome(batch, Batch(batch.number, fit, scores, position.state.converged, prior))
+        return Outcome(batch, Batch(batch.number, fit, scores, position.state.converged, prior), steps)
 
     def _judged(self, name: str, position: Position, fit: FitState) -> torch.Tensor:
         """Return the scores of the re-solved trajectories, or of the states where none of these can say anything.
