@@ -386,11 +386,11 @@ NO_PHYSICS = Case(
         SECONDS,
     ),
     seeds=(1000,),
-    seconds=240.0,
+    seconds=600.0,
     items=identifiers,
     note=(
         "512 rows, noise relative to each value; the second initial value enters neither fit nor choice. The library "
         "is that of the half-known systems. Plain pysindy: STLSQ over a small grid of libraries, thresholds and "
-        "smoothers, chosen by re-simulation of the rows."
+        "smoothers, chosen by re-simulation of the rows. A run may take ten minutes."
     ),
 )
