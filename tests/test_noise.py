@@ -202,3 +202,63 @@ def test_a_floor_belongs_to_noise_per_value() -> None:
         NoiseOptions(value=0.1, lognormal=0.01)
     with pytest.raises(InputError, match="no noise level for 'y'"):
         measure_noise(decays(0.1), NoiseOptions(value=0.1, floor={"x": 0.1}))
+
+
+# --- the kind of noise -----------------------------------------------------------------------------------
+
+
+def swings(level: float, seed: int, *, proportional: bool, rows: int = 60) -> Dataset:
+    """Return positive values from 0.1 to 10 with noise that is a fraction of each value, or of their mean."""
+    times = np.linspace(0.0, 6.0, rows)
+    clean = np.stack([np.exp(2.3 * np.sin(times)), np.exp(2.3 * np.cos(1.3 * times))], axis=1)
+    noise = level * np.random.default_rng(seed).standard_normal(clean.shape)
+    values = clean + noise * (clean if proportional else clean.mean(axis=0))
+    return Dataset(("x", "y"), (Trajectory("a", times, values),))
+
+
+def kind(noise: Noise) -> str:
+    """Return what the noise was found to be."""
+    if noise.lognormal[0]:
+        return "lognormal"
+    return "additive" if noise.floors is None else "value"
+
+
+@pytest.mark.parametrize("level", [0.02, 0.05])
+def test_the_rows_say_that_noise_is_in_proportion(level: float) -> None:
+    found = [measure_noise(swings(level, seed, proportional=True), NoiseOptions()) for seed in range(5)]
+    assert [kind(noise) for noise in found].count("value") >= 4
+    levels = np.array([noise.sd for noise in found if kind(noise) == "value"])
+    np.testing.assert_allclose(np.median(levels, axis=0), level, rtol=0.15)
+
+
+@pytest.mark.parametrize("level", [0.02, 0.2])
+def test_noise_of_one_size_is_not_taken_for_another_kind(level: float) -> None:
+    found = [
+        kind(measure_noise(swings(level, seed, proportional=False), NoiseOptions())) for seed in range(8)
+    ]
+    assert found == ["additive"] * 8
+
+
+def test_large_noise_in_proportion_is_lognormal_where_all_values_have_a_logarithm() -> None:
+    data = swings(0.2, 0, proportional=True)
+    assert kind(measure_noise(data, NoiseOptions())) == "lognormal"
+    held = Dataset(("x", "y"), (Trajectory("a", np.arange(7.0, 9.0), np.array([[1.0, 0.0], [1.0, 1.0]])),))
+    found = measure_noise(data, NoiseOptions(), held)
+    assert kind(found) == "value"
+    # Nobody said that the instrument measures small values as well as that.
+    assert found.floors is not None
+    assert (found.floors > 0.05 * found.sd * np.std(data.trajectories[0].values, axis=0)).all()
+
+
+def test_a_floor_that_is_given_is_kept_where_the_kind_is_found() -> None:
+    data = swings(0.05, 0, proportional=True)
+    found = measure_noise(data, NoiseOptions(floor=0.03))
+    assert found.floors is not None
+    np.testing.assert_allclose(found.floors, 0.03 * np.std(data.trajectories[0].values, axis=0))
+
+
+def test_few_rows_and_a_given_kind_leave_noise_additive() -> None:
+    assert kind(measure_noise(swings(0.05, 0, proportional=True, rows=11), NoiseOptions())) == "additive"
+    assert (
+        kind(measure_noise(swings(0.05, 0, proportional=True), NoiseOptions(kind="additive"))) == "additive"
+    )
