@@ -323,7 +323,10 @@ def scored_holdout(data: PreparedData) -> Dataset | None:
 def _continue_from_first_quarter(
     model: AbstractModel, rows: Trajectory, data: PreparedData
 ) -> np.ndarray | None:
-    """Fit the initial state of a new trajectory to its first quarter and return states at all of its rows."""
+    """Fit the initial state of a new trajectory to its first quarter and return states at all of its rows.
+
+    What is known of initial states holds for it too.
+    """
     from scipy.optimize import least_squares
 
     times, values = rows.times, rows.values
@@ -338,19 +341,29 @@ def _continue_from_first_quarter(
         seen = np.flatnonzero(np.isfinite(values[:first, column]))
         if len(seen):
             guess[position] = values[seen[0], column]
+    held = model.system.held
+    for position in held:
+        guess[position] = model.system.states[position].initial
+    free = [position for position in range(len(guess)) if position not in held]
     scale = np.maximum(np.abs(guess), 1e-6)
     target, sd = data.noise.transform(values[:first]), data.noise.sd_of(values[:first])
 
+    def begin(scaled: np.ndarray) -> np.ndarray:
+        state = guess.copy()
+        state[free] = scaled * scale[free]
+        return state
+
     def residual(scaled: np.ndarray) -> np.ndarray:
-        states = model.solve(scaled * scale, float(times[0]), times[:first], signal)
+        states = model.solve(begin(scaled), float(times[0]), times[:first], signal)
         if states is None:
             return np.full(target.size, 1e6)
         error = (transform(states) - target) / sd
         # Nothing was seen: no error. No prediction, such as the logarithm of a negative value: a large one.
         return np.where(np.isfinite(target), np.nan_to_num(error, nan=1e6), 0.0).ravel()
 
-    found = least_squares(residual, guess / scale, x_scale=1.0)
-    return model.solve(found.x * scale, float(times[0]), times, signal)
+    if free:
+        guess = begin(least_squares(residual, (guess / scale)[free], x_scale=1.0).x)
+    return model.solve(guess, float(times[0]), times, signal)
 
 
 def dense_grid(model: AbstractModel, data: PreparedData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -218,8 +218,7 @@ class Refitter:
     ) -> None:
         self.system, self._libraries, self._steps = system, libraries, steps
         self.noise_factor = np.ones(rows.n_observables) if noise_factor is None else noise_factor
-        self._factor = torch.as_tensor(self.noise_factor, device=rows.times.device)
-        self._rows = replace(rows, weights=rows.weights / self._factor)
+        self._law_free, self._rows = rows, rows.weighted(1.0 / self.noise_factor)
         self.rounds = PENALISED_ROUNDS if rows.times.shape[1] > 2 else 0
         """Rounds of growing continuity before it is an equality; a single interval needs none."""
 
@@ -392,7 +391,7 @@ class Refitter:
             raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
         coordinates, weights = ude.split(state.theta)
         fitted, inner = ude.filling.unpack(weights)
-        squares = (self._rows.residual(state.states) * self._factor).square().sum((1, 2))
+        squares = self._law_free.residual(state.states)[..., : self._rows.n_observables].square().sum((1, 2))
         misfit = torch.where(valid[:, None] & torch.isfinite(squares), squares, torch.inf)
         return Fits(
             Candidates(start.candidates.supports, tuple(fitted), tuple(inner), start.candidates.sources),

@@ -181,8 +181,8 @@ def _search(
     redundant, merged = redundant_terms(system, libraries)
     excluded, invalid = excluded_terms(libraries, points, redundant)
     constraints = build_constraints(system, libraries, laws, excluded, options.most_terms)
-    counts = (rows.weights > 0).sum((0, 1)).cpu().numpy()
-    n_common = len(system.free_parameters) + len(rows.lengths) * system.dimension
+    counts = rows.counts.cpu().numpy()
+    n_common = len(system.free_parameters) + len(rows.lengths) * (system.dimension - len(system.held))
     judge = Judge(Criterion(counts, n_common, constraints.n_terms, data.noise), libraries, constraints)
     refitter = Refitter(system, libraries, rows, steps)
     search = LawSearch(refitter, judge, options.search, options.rival_delta, coordinates[1:], watch, files)

@@ -33,7 +33,7 @@ class VariableOptions(Options):
     positive: bool = False
     """Whether the state can only be positive."""
     initial: float | None = None
-    """The initial value of every trajectory; learnt where it is not given."""
+    """The initial value of every trajectory, where it is known; learnt where it is not given."""
     scale: pydantic.PositiveFloat | None = None
     """A typical size; taken from the data where it is not given."""
     unit: str | None = None
@@ -491,18 +491,28 @@ class System:
         """Number of states."""
         return len(self.states)
 
-    def observation(self, names: Sequence[str] | None = None) -> Observation:
-        """Return the functions of the observables of these names, all of them unless given, made once."""
+    @property
+    def held(self) -> tuple[int, ...]:
+        """Positions of the states whose initial value is given."""
+        return tuple(position for position, state in enumerate(self.states) if state.initial is not None)
+
+    def observation(self, names: Sequence[str] | None = None, *, starts: bool = False) -> Observation:
+        """Return the functions of the observables of these names, all of them unless given, made once.
+
+        Args:
+            names: of the observables.
+            starts: whether the states whose initial value is given follow them, as if they were measured too.
+        """
         chosen = self.observables if names is None else tuple(names)
-        if chosen not in self._observations:
+        held = tuple(self.states[position].name for position in self.held) if starts else ()
+        if (chosen, held) not in self._observations:
             fixed = {item.name: item.value for item in self.parameters if item.fixed}
-            self._observations[chosen] = Observation(
-                {name: self.observed.get(name, symbol(name)) for name in chosen},
-                self.state_names,
-                self.control_names,
-                fixed,
+            expressions = {name: self.observed.get(name, symbol(name)) for name in chosen}
+            expressions |= {f"{name} at the start": symbol(name) for name in held}
+            self._observations[chosen, held] = Observation(
+                expressions, self.state_names, self.control_names, fixed
             )
-        return self._observations[chosen]
+        return self._observations[chosen, held]
 
     def unseen_states(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the states that are none of the observables of these names as they are, in order."""
@@ -527,7 +537,7 @@ class System:
         return self._numpy_functions
 
     @cached_property
-    def _observations(self) -> dict[tuple[str, ...], Observation]:
+    def _observations(self) -> dict[tuple[tuple[str, ...], tuple[str, ...]], Observation]:
         return {}
 
     @cached_property

@@ -492,7 +492,7 @@ class ShootingObjective(AbstractObjective):
         batch, count, segments, dimension, _ = by_end.shape
         # Rows of a segment depend on its node; the very last row belongs to the last segment.
         by_row = by_node.flatten(2, 3)
-        seen = self.rows.n_observables
+        seen = self.rows.n_columns
         missing = segments * self.segment_length * seen - (by_row.shape[2] - seen)
         pad = by_row.new_zeros(batch, count, missing, by_row.shape[3])
         inner = torch.cat([by_row[:, :, :-seen], pad], dim=2).unflatten(2, (segments, -1))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 else:
     torch = lazy_import("torch")
 
+HELD = 1e-4
+"""How exactly a trajectory begins where its initial value is given, relative to that value."""
+
 WILD = 0.1
 """Share of a state's way, up and down, in which its slopes may be larger than what counts as typical."""
 
@@ -33,10 +36,11 @@ class Rows:
 
     Attributes:
         times: shape ``(J, L)``.
-        values: on the scale on which noise is additive, zero where nothing was seen, ``(J, L, observables)``.
+        values: on the scale on which noise is additive, zero where nothing was seen, ``(J, L, columns)``: those of the
+            observables, then those of the states whose initial value is given, which have values in the first row only.
         weights: one over the noise sd, zero where nothing was seen, same shape.
         columns: position among the states of each observable that is a state as it is; None for the others.
-        lognormal: per observable, whether values are logarithms, shape ``(observables,)``.
+        lognormal: per column, whether values are logarithms, shape ``(columns,)``.
         scale: typical size of each state, shape ``(states,)``.
         slope_scale: typical size of each state's time derivative, shape ``(states,)``.
         slope_scale_at_rows: the same at every row, larger where rows are so close that noise alone makes large slopes,
@@ -83,12 +87,22 @@ class Rows:
     @property
     def n_observed(self) -> int:
         """Number of values that were really measured."""
-        return int((self.weights > 0).sum())
+        return int(self.counts.sum())
+
+    @property
+    def counts(self) -> torch.Tensor:
+        """Number of values of each observable that were really measured, shape ``(observables,)``."""
+        return (self.weights[..., : self.n_observables] > 0).sum((0, 1))
 
     @property
     def n_observables(self) -> int:
         """Number of observables."""
         return len(self.columns)
+
+    @property
+    def n_columns(self) -> int:
+        """Number of residuals of each row: those of observables, then those of known initial values."""
+        return self.weights.shape[-1]
 
     @property
     def sees_every_state(self) -> bool:
@@ -190,6 +204,19 @@ class Rows:
         slope = torch.where(self.lognormal, 1.0 / seen.clamp_min(1e-300), torch.ones_like(seen))
         return slope * self.weights
 
+    def weighted(self, factor: np.ndarray) -> Rows:
+        """Return the rows with other weights; known initial values stay as they are.
+
+        Args:
+            factor: of the weights, shape ``(observables,)``.
+        """
+        return replace(self, weights=self.weights * self._of_columns(factor))
+
+    def _of_columns(self, factor: np.ndarray) -> torch.Tensor:
+        """Return a factor for each observable as one for each column, shape ``(columns,)``."""
+        ones = np.ones(self.n_columns - self.n_observables)
+        return torch.as_tensor(np.concatenate([factor, ones]), device=self.weights.device)
+
     def sure_of_starts(self, factor: np.ndarray) -> Rows:
         """Return the rows with a larger weight of the first value of each observable in every trajectory.
 
@@ -198,7 +225,7 @@ class Rows:
         """
         seen = self.weights > 0
         first = seen & (seen.cumsum(1) == 1)
-        larger = self.weights * torch.as_tensor(factor, device=self.weights.device)
+        larger = self.weights * self._of_columns(factor)
         return replace(self, weights=torch.where(first, larger, self.weights))
 
     def keep_positive(self, states: torch.Tensor) -> torch.Tensor:
@@ -227,21 +254,21 @@ def make_rows(
         smoother: makes states and slopes; `Automatic` unless given.
     """
     dimension = system.dimension
-    observation = system.observation(dataset.observables)
-    columns = observation.columns
+    observation = system.observation(dataset.observables, starts=True)
+    columns = observation.columns[: len(dataset.observables)]
     count, longest = len(dataset.trajectories), max(len(item.times) for item in dataset.trajectories)
     n_seen = len(columns)
     times = np.zeros((count, longest))
-    values = np.zeros((count, longest, n_seen))
-    weights = np.zeros((count, longest, n_seen))
+    values = np.zeros((count, longest, n_seen + len(system.held)))
+    weights = np.zeros(values.shape)
     states = np.ones((count, longest, dimension))
     slopes = np.full((count, longest, dimension), np.nan)
     for j, trajectory in enumerate(dataset.trajectories):
         rows = len(trajectory.times)
         times[j, :rows], times[j, rows:] = trajectory.times, trajectory.times[-1]
         seen = np.isfinite(trajectory.values)
-        values[j, :rows] = np.where(seen, noise.transform(trajectory.values), 0.0)
-        weights[j, :rows] = np.where(seen, 1.0 / noise.sd_of(trajectory.values), 0.0)
+        values[j, :rows, :n_seen] = np.where(seen, noise.transform(trajectory.values), 0.0)
+        weights[j, :rows, :n_seen] = np.where(seen, 1.0 / noise.sd_of(trajectory.values), 0.0)
     lengths = tuple(len(item.times) for item in dataset.trajectories)
     per_value = noise.floors is not None
     # Of an expression of several states nobody knows what each of them was.
@@ -275,6 +302,10 @@ def make_rows(
             slope_scale[position] = scale[position] / max(float(np.ptp(times)), 1e-300)
             states[:, :, position] = start
     slope_scale = np.maximum(slope_scale, 1e-12)
+    for column, position in enumerate(system.held, n_seen):
+        initial = system.states[position].initial or 0.0
+        values[:, 0, column] = states[:, 0, position] = initial
+        weights[:, 0, column] = 1.0 / (HELD * (abs(initial) or scale[position]))
     tolerance = 1e-2 * scale
     typical = noise.typical_sd(np.concatenate([item.values for item in dataset.trajectories]))
     at_rows = np.broadcast_to(tolerance, states.shape).copy()
@@ -306,7 +337,7 @@ def make_rows(
         values=tensor(values),
         weights=tensor(weights),
         columns=columns,
-        lognormal=tensor(list(noise.lognormal)),
+        lognormal=tensor([*noise.lognormal, *[False] * len(system.held)]),
         scale=tensor(scale),
         slope_scale=tensor(slope_scale),
         slope_scale_at_rows=tensor(np.maximum(slope_at_rows, slope_scale)),
