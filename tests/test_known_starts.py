@@ -81,7 +81,7 @@ def test_laws_are_refitted_from_known_initial_values() -> None:
 
 @pytest.mark.parametrize(
     "objective",
-    [MultipleShooting(segment_length=1), MultipleShooting(segment_length="all"), DirectCollocation()],
+    [MultipleShooting(segment_length=1), MultipleShooting(segment_length=3), DirectCollocation()],
     ids=lambda item: f"{item.kind} {getattr(item, 'segment_length', '')}".strip(),
 )
 def test_training_begins_there(objective: MultipleShooting | DirectCollocation) -> None:
