@@ -90,11 +90,12 @@ def law(row: str, numbers: Sequence[float]) -> dict[str, str]:
 
 @cache
 def smallest_errors(row: str) -> np.ndarray:
-    """Return the Cramer-Rao bounds of both numbers, relative; all first states are unknown."""
+    """Return the Cramer-Rao bounds of both numbers, relative; first states are unknown unless they are given."""
     problem = problems()[row]
     states = problem.system.state_names
     seen = [states.index(name) for name in problem.system.observables]
     truth = np.array([*TRUE_NUMBERS[row], *problem.initial])
+    free = [0, 1, *(2 + position for position in range(len(states)) if position not in problem.system.held)]
 
     def rows(relative: np.ndarray) -> np.ndarray:
         numbers = truth * (1.0 + relative)
@@ -102,7 +103,7 @@ def smallest_errors(row: str) -> np.ndarray:
         return one.states(problem.times)[:, seen]
 
     step = 1e-4
-    slopes = [(rows(step * unit) - rows(-step * unit)) / (2 * step) for unit in np.eye(len(truth))]
+    slopes = [(rows(step * unit) - rows(-step * unit)) / (2 * step) for unit in np.eye(len(truth))[free]]
     sd = NOISE * rows(np.zeros(len(truth))).std(0)
     jacobian = np.stack([(slope / sd).ravel() for slope in slopes], axis=1)
     return np.sqrt(np.diag(np.linalg.inv(jacobian.T @ jacobian)))[:2]
@@ -154,8 +155,7 @@ RATIONAL = Case(
     seconds=120.0,
     note=(
         "61 rows. Candidates: polynomials to degree 3, `input/(K + input)`, `input**2/(K**2 + input**2)`. Biomass that "
-        "nobody measures is only known from the substrate that it takes. Known, it is given as `initial`, which fits "
-        "start from and are not yet held to. Smallest possible: the median error of estimates that reach the "
-        "Cramer-Rao bound, all first states unknown."
+        "nobody measures is only known from the substrate that it takes; where its first value is known, fits begin "
+        "there. Smallest possible: the median error of estimates that reach the Cramer-Rao bound."
     ),
 )
