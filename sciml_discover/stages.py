@@ -347,16 +347,16 @@ def _unit_table(units: SystemUnits | None, laws: RankedLaws) -> UnitTable:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", 1, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
-    Stage("train", 5, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
+    Stage("data", 2, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
+    Stage("train", 6, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
     Stage("regress", 3, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
-        "select", 6, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+        "select", 7, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),
     Stage(
         "validate",
-        2,
+        3,
         ("data", "train", "select"),
         ValidationReport,
         _validate_options,
