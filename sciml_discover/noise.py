@@ -22,6 +22,8 @@ FEWEST_ABOVE = 8
 CLEARLY = 10.0
 """Twice the difference of log-likelihoods that decides for noise in proportion: very strong evidence for Kass & Raftery
 1995, doi:10.1080/01621459.1995.10476572."""
+DIFFERENCED = 4
+"""Neighbours that a third difference is of."""
 FEWEST_RESIDUALS = 10.0
 """Degrees of freedom below which a noise level says nothing about the kind of noise."""
 SMALLEST_PART = 5e-3
@@ -30,8 +32,8 @@ LEAST_PART = 0.1
 """Floor of noise that was found to be in proportion: this part of the noise at the observable's standard deviation. No
 instrument measures nothing exactly, and nobody has said here that this one does."""
 HIGHEST_PER_VALUE = 0.1
-"""Relative noise above which logarithms are taken where all values have one: weights by measured values would favour
-those that came out small."""
+"""Relative noise above which logarithms are taken, or noise stays additive where some values have none: weights by
+measured values would favour those that came out small."""
 
 Level = pydantic.PositiveFloat | dict[str, pydantic.PositiveFloat]
 
@@ -233,34 +235,84 @@ def _per_value(dataset: Dataset, level: Level) -> _Level:
 
 
 def _of_found_kind(dataset: Dataset, held: Dataset | None, options: NoiseOptions) -> _Level:
-    """Return noise of the kind that the rows speak for.
+    """Return noise of the kind that the rows speak for, additive unless neighbours and smooth curves both say else.
 
-    Two smooth curves are laid through each observable, one for noise of one size and one for noise in proportion to
-    each value. Both leave as much as their own noise level says, so that their likelihoods differ by the logarithms of
-    what they take for the noise of each value. These are added up over all observables, because mostly one instrument
-    or one person measured them all.
+    What is below zero as well as above is measured by something that has no true zero: its noise is additive.
     """
-    same, own = _additive(dataset, lognormal=False), _per_value(dataset, options.floor)
-    spread, floors = _floors(dataset, 1.0), own.floors
-    if not options.says("floor"):
-        floors = LEAST_PART * own.sd * spread
+    same = _additive(dataset, lognormal=False)
+    values = np.concatenate([item.values for item in dataset.trajectories])
+    changes_sign = ((values > 0).any(axis=0) & (values < 0).any(axis=0)).any()
+    if changes_sign or not _neighbours_say_proportional(dataset):
+        return same
+    own = _per_value(dataset, options.floor)
+    floors = own.floors if options.says("floor") else LEAST_PART * own.sd * _floors(dataset, 1.0)
+    if _evidence_of_curves(dataset, same, replace(own, floors=floors)) <= CLEARLY:
+        return same
+    parts = [dataset] if held is None else [dataset, held]
+    has_logarithms = not any(np.any(item.values <= 0) for part in parts for item in part.trajectories)
+    telling = np.minimum(same.degrees_of_freedom, own.degrees_of_freedom) >= FEWEST_RESIDUALS
+    if float(np.max(own.sd, where=telling, initial=0.0)) > HIGHEST_PER_VALUE:
+        return _additive(dataset, lognormal=True) if has_logarithms else same
+    return replace(own, floors=floors)
+
+
+def _neighbours_say_proportional(dataset: Dataset) -> bool:
+    """Return whether differences between neighbours are clearly in proportion to their size.
+
+    Third differences do not see a course that is smooth enough, and no curve has to follow it. Where rows are too far
+    apart for that, curvature makes a few large ones, and their mean square says what their mean size does not: both
+    have to say it.
+    """
+    spread = _floors(dataset, 1.0)
+    evidence = np.zeros(2)
+    for column, typical in enumerate(spread):
+        parts = [
+            _third_differences(times[seen], values[seen])
+            for times, values in zip(*_series(dataset, column), strict=True)
+            if (seen := np.isfinite(values)).sum() > DIFFERENCED
+        ]
+        if sum(len(difference) for difference, _ in parts) < FEWEST_RESIDUALS:
+            continue
+        difference, size = (np.concatenate(item) for item in zip(*parts, strict=True))
+        size = np.fmax(size, LEAST_PART * typical)
+        for number, power in enumerate((1.0, 2.0)):
+            same, relative = (
+                float(np.mean(np.abs(item) ** power)) ** (1.0 / power)
+                for item in (difference, difference / size)
+            )
+            if same > SMALLEST_PART * typical:
+                evidence[number] += 2.0 * float(np.sum(np.log(same / (relative * size))))
+    return bool((evidence > CLEARLY).all())
+
+
+def _third_differences(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return third divided differences, with the variance of one value's noise, and the sizes of what they are of."""
+    near = np.lib.stride_tricks.sliding_window_view(times, DIFFERENCED)
+    gaps = near[:, :, None] - near[:, None, :] + np.eye(DIFFERENCED)
+    weights = 1.0 / np.prod(gaps / np.ptp(near, axis=1)[:, None, None], axis=2)
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    measured = np.lib.stride_tricks.sliding_window_view(values, DIFFERENCED)
+    return (weights * measured).sum(axis=1), np.abs(measured.mean(axis=1))
+
+
+def _evidence_of_curves(dataset: Dataset, same: _Level, own: _Level) -> float:
+    """Return how much more probable noise in proportion makes the rows, on the scale of chi-square.
+
+    Two smooth curves are laid through each observable, one for each kind. Both leave as much as their own noise level
+    says, so that their likelihoods differ by the logarithms of what they take for the noise of each value. These are
+    added up over all observables, because mostly one instrument or one person measured them all.
+    """
     least = np.minimum(same.degrees_of_freedom, own.degrees_of_freedom)
-    proportional = Noise(dataset.observables, (), own.sd, True, False, least, floors)
+    proportional = Noise(dataset.observables, (), own.sd, True, False, least, own.floors)
     curves = smooth_observables(dataset, tuple(False for _ in dataset.observables))
     # Without noise, or with few residuals, curves differ by how well they follow the course.
-    telling = (same.sd > SMALLEST_PART * spread) & (least >= FEWEST_RESIDUALS)
+    telling = (same.sd > SMALLEST_PART * _floors(dataset, 1.0)) & (least >= FEWEST_RESIDUALS)
     evidence = 0.0
     for number, item in enumerate(dataset.trajectories):
         smooth = np.column_stack([curve.value(number, item.times) for curve in curves])
         gain = np.log(same.sd / proportional.sd_of(smooth))
         evidence += 2.0 * float(np.sum(gain, where=np.isfinite(item.values) & telling))
-    if evidence <= CLEARLY:
-        return same
-    parts = [dataset] if held is None else [dataset, held]
-    has_logarithms = not any(np.any(item.values <= 0) for part in parts for item in part.trajectories)
-    if has_logarithms and float(np.max(own.sd)) > HIGHEST_PER_VALUE:
-        return _additive(dataset, lognormal=True)
-    return replace(own, floors=floors)
+    return evidence
 
 
 def measure_noise(dataset: Dataset, options: NoiseOptions, held: Dataset | None = None) -> Noise:

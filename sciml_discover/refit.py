@@ -248,7 +248,8 @@ class Refitter:
         fits = self._fits(start, objective, end.unknowns, valid, torch.zeros_like(end.converged))
         # The penalty is shared by the observables as the misfit is.
         with np.errstate(invalid="ignore"):
-            paid = 2.0 * end.value.cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
+            given = self._rows.residual(fits.states)[..., self._rows.n_observables :].square().sum((1, 2, 3))
+            paid = (2.0 * end.value - given).cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
             raised = fits.misfit * np.fmax(paid, 1.0)[:, None]
         return replace(fits, misfit=np.where(valid.cpu().numpy()[:, None], raised, np.inf))
 

@@ -22,7 +22,7 @@ from sciml_discover.objectives.stability import explosive
 from sciml_discover.optimizers.abstract import AbstractOptimizer, AbstractState
 from sciml_discover.optimizers.driver import Position, begin, minimise, next_round
 from sciml_discover.presets import Preset, TrainStage, stages_of
-from sciml_discover.solve import choose_steps, resolve_rows
+from sciml_discover.solve import MOST_STEPS, choose_steps, resolve_rows
 from sciml_discover.threads import single_threaded
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.ude import UDE, stated_parameters
@@ -429,7 +429,8 @@ class _Loop:
             return True
         if not bool(torch.isfinite(outcome.after.score).any()):
             return True
-        return choose_steps(self._ude, self._rows, outcome.after.fit) > outcome.steps
+        needed = choose_steps(self._ude, self._rows, outcome.after.fit)
+        return needed > min(outcome.steps, MOST_STEPS)
 
     def _attempt(
         self, standing: Standing, optimizer: AbstractOptimizer, way: Way, saved: Saved | None
@@ -647,7 +648,9 @@ def _result(
     ranked = batch.take(order)
     chosen = ranked.fit.take(torch.tensor([0], device=order.device))
     initial = chosen.states[:, :, 0]
-    chi_square = float(rows.residual(resolve_rows(ude, rows, chosen)).square().sum())
+    chi_square = float(
+        rows.residual(resolve_rows(ude, rows, chosen))[..., : rows.n_observables].square().sum()
+    )
     parameters = ude.parameters.physical(chosen.theta[:, : ude.n_free])[0].tolist()
     if not np.isfinite(chi_square):
         status, message = "diverged", "no start could be re-solved over the whole series"

@@ -13,6 +13,7 @@ from sciml_discover.forecasts import LawModel, forecast
 from sciml_discover.library import LibraryOptions, build_library
 from sciml_discover.objectives.direct_collocation import DirectCollocation
 from sciml_discover.objectives.multiple_shooting import MultipleShooting
+from sciml_discover.objectives.problem import make_rows
 from sciml_discover.optimizers.gauss_newton import GaussNewton
 from sciml_discover.readers import PreparedData
 from sciml_discover.refit import Fits, Refitter
@@ -52,6 +53,14 @@ def test_rows_have_a_further_column_for_a_known_initial_value() -> None:
     factor = torch.tensor([2.0, 3.0], dtype=torch.float64)
     torch.testing.assert_close(heavier.weights[..., :2], known.weights[..., :2] * factor)
     assert (heavier.weights[..., 2:] == known.weights[..., 2:]).all()
+
+
+def test_exact_rows_do_not_move_a_known_initial_value() -> None:
+    problem = knowing(LOTKA_VOLTERRA, x=3.2)
+    rows = make_rows(problem.system, problem.dataset(), problem.noise(1e-7))
+    assert (rows.weights[:, 0, 2] >= 10.0 * rows.weights[:, 0, 0] * (1 - 1e-12)).all()
+    assert rows.smooth_states[0, 0, 0].item() == 3.2
+    assert rows.keep_positive(torch.zeros_like(rows.smooth_states))[0, 0, 0].item() == 3.2
 
 
 def test_a_zero_is_a_known_initial_value_too() -> None:

@@ -243,9 +243,13 @@ def test_large_noise_in_proportion_is_lognormal_where_all_values_have_a_logarith
     data = swings(0.2, 0, proportional=True)
     assert kind(measure_noise(data, NoiseOptions())) == "lognormal"
     held = Dataset(("x", "y"), (Trajectory("a", np.arange(7.0, 9.0), np.array([[1.0, 0.0], [1.0, 1.0]])),))
-    found = measure_noise(data, NoiseOptions(), held)
-    assert kind(found) == "value"
-    # Nobody said that the instrument measures small values as well as that.
+    assert kind(measure_noise(data, NoiseOptions(), held)) == "additive"
+
+
+def test_noise_that_was_found_in_proportion_has_a_floor() -> None:
+    data = swings(0.05, 0, proportional=True)
+    found = measure_noise(data, NoiseOptions())
+    # Nobody said that the instrument measures small values as well as large ones.
     assert found.floors is not None
     assert (found.floors > 0.05 * found.sd * np.std(data.trajectories[0].values, axis=0)).all()
 
@@ -255,6 +259,16 @@ def test_a_floor_that_is_given_is_kept_where_the_kind_is_found() -> None:
     found = measure_noise(data, NoiseOptions(floor=0.03))
     assert found.floors is not None
     np.testing.assert_allclose(found.floors, 0.03 * np.std(data.trajectories[0].values, axis=0))
+
+
+def test_what_changes_its_sign_has_additive_noise() -> None:
+    """Jumps of a relaxation oscillation look like large noise where it is small."""
+    times = np.linspace(0.0, 20.0, 200)
+    clean = np.tanh(8.0 * np.sin(times))[:, None] + 0.3 * np.sin(times)[:, None]
+    values = clean * (1.0 + 0.05 * np.random.default_rng(0).standard_normal(clean.shape))
+    assert (
+        kind(measure_noise(Dataset(("x",), (Trajectory("a", times, values),)), NoiseOptions())) == "additive"
+    )
 
 
 def test_few_rows_and_a_given_kind_leave_noise_additive() -> None:

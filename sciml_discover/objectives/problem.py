@@ -23,6 +23,8 @@ else:
 
 HELD = 1e-4
 """How exactly a trajectory begins where its initial value is given, relative to that value."""
+HELD_IN_NOISE = 0.1
+"""The same in units of the noise, where that is smaller."""
 
 WILD = 0.1
 """Share of a state's way, up and down, in which its slopes may be larger than what counts as typical."""
@@ -231,10 +233,15 @@ class Rows:
     def keep_positive(self, states: torch.Tensor) -> torch.Tensor:
         """Return states ``(..., J, L, states)``, those that must be positive kept above a thousandth of their scale.
 
-        Where noise is so small that even smaller values can be told, they are kept above their noise.
+        Where noise is so small that even smaller values can be told, they are kept above their noise. States whose
+        initial value is given begin there.
         """
         smallest = torch.minimum(1e-3 * self.scale, self.tolerance_at_rows)
-        return torch.where(self.positive, torch.maximum(states, smallest), states)
+        kept = torch.where(self.positive, torch.maximum(states, smallest), states)
+        for column in range(self.n_observables, self.n_columns):
+            # What is known of the start is known better.
+            kept[..., 0, self.observation.columns[column]] = self.values[:, 0, column]
+        return kept
 
 
 def make_rows(
@@ -302,10 +309,11 @@ def make_rows(
             slope_scale[position] = scale[position] / max(float(np.ptp(times)), 1e-300)
             states[:, :, position] = start
     slope_scale = np.maximum(slope_scale, 1e-12)
+    held = {}
     for column, position in enumerate(system.held, n_seen):
         initial = system.states[position].initial or 0.0
         values[:, 0, column] = states[:, 0, position] = initial
-        weights[:, 0, column] = 1.0 / (HELD * (abs(initial) or scale[position]))
+        held[column] = HELD * (abs(initial) or scale[position])
     tolerance = 1e-2 * scale
     typical = noise.typical_sd(np.concatenate([item.values for item in dataset.trajectories]))
     at_rows = np.broadcast_to(tolerance, states.shape).copy()
@@ -321,6 +329,9 @@ def make_rows(
             at_rows[:, :, position] = np.fmax(noise.sd[column] * smooth, noise.floors[column])
         else:
             at_rows[:, :, position] = tolerance[position]
+
+    for column, position in enumerate(system.held, n_seen):
+        weights[:, 0, column] = 1.0 / np.minimum(held[column], HELD_IN_NOISE * at_rows[:, 0, position])
 
     def tensor(array: np.ndarray | list[bool]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(array), device=device)
