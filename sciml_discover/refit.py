@@ -257,6 +257,21 @@ class Refitter:
         """Return fits as continuous trajectories, from fits that nearly are; infinite misfit where that fails."""
         return self._in_parts(start, lambda part: self._close(part, watch, iterations))
 
+    def close_again(self, closed: Fits, late: np.ndarray, start: Fits, watch: Watch) -> Fits:
+        """Return closed fits, those that were late with the time that they need where that makes them better.
+
+        In a curved valley the last iteration may leave segments that do not meet, where they met before.
+
+        Args:
+            closed: fits as continuous trajectories.
+            late: positions of those that are fitted again.
+            start: where all of them begin.
+            watch: called with the progress of every iteration.
+        """
+        again = self.close(start.take(late), watch, LAST_ITERATIONS)
+        better = np.flatnonzero(again.chi_square < closed.chi_square[late])
+        return closed.put(late[better], again.take(better))
+
     def _close(self, start: Fits, watch: Watch, iterations: int) -> Fits:
         objective, unknowns = self.problem(start)
         optimizer = GaussNewton(iterations=iterations)
@@ -302,9 +317,7 @@ class Refitter:
         if not len(late):
             return polished
         # From where it was continuous there is less to close.
-        again = self.close(start.take(late), watch, LAST_ITERATIONS)
-        better = again.chi_square < polished.chi_square[late]
-        return polished.put(late[better], again.take(np.flatnonzero(better)))
+        return self.close_again(polished, late, start, watch)
 
     def filling(self, fits: Fits) -> tuple[MaskedLibraries, torch.Tensor]:
         """Return a batch of laws as what stands in the holes, and its weights, shape ``(B, n_weights)``."""

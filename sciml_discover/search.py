@@ -21,7 +21,7 @@ from sciml_discover.hole_by_hole import hole_by_hole
 from sciml_discover.holes import AbstractFilling
 from sciml_discover.library import Library
 from sciml_discover.outlook import look_around
-from sciml_discover.refit import LAST_ITERATIONS, Candidates, Fits, Refitter
+from sciml_discover.refit import Candidates, Fits, Refitter
 from sciml_discover.shortlist import PER_SIZE, Shortlist, short_laws
 
 if TYPE_CHECKING:
@@ -464,7 +464,7 @@ class LawSearch:
         late = np.flatnonzero(~closed.converged & (self.judge.bound(fits) < limit))
         if not len(late):
             return closed
-        return closed.put(late, self.refitter.close(closed.take(late), self.watch, LAST_ITERATIONS))
+        return self.refitter.close_again(closed, late, closed, self.watch)
 
     def _order(self, pool: Fits) -> np.ndarray:
         """Return the positions of the fits by rank, without those that failed."""

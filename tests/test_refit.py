@@ -157,6 +157,17 @@ def test_a_fit_whose_segments_do_not_meet_counts_as_failed() -> None:
     assert not fits.converged.any()
 
 
+def test_more_time_makes_no_fit_worse(monkeypatch: pytest.MonkeyPatch) -> None:
+    refitter, start = begin(LOTKA_VOLTERRA, TRUE, WRONG)
+    count = len(start.candidates)
+    closed = replace(start, misfit=np.full((count, 2), 50.0))
+    worse, better = np.full(2, np.inf), np.full(2, 10.0)
+    again = replace(start.take(np.array([1, 0])), misfit=np.array([worse, better]))
+    monkeypatch.setattr(refitter, "close", lambda *_: again)
+    found = refitter.close_again(closed, np.array([1, 0]), closed, nobody_watches)
+    assert found.chi_square.tolist() == [20.0, *[100.0] * (count - 1)]
+
+
 def test_small_jumps_of_an_unstable_law_count_by_what_they_do() -> None:
     """Jumps of a thousandth of the noise, below what counts as closed, that growth makes a hundred times it."""
     system = System.from_text(states=["x"], missing={"f": ["x"]}, equations={"x": "f"})
