@@ -36,7 +36,7 @@ class Criterion:
 
     Attributes:
         counts: observed values per observable, shape ``(observables,)``.
-        n_common: free numbers that every law has: physical parameters and initial states.
+        n_common: free numbers that every law has: physical parameters and unknown initial states.
         n_terms: library terms over all holes.
         noise: of the training rows, estimated without the law.
     """

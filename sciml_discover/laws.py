@@ -86,7 +86,7 @@ class Law:
         chi_square: of the re-solved trajectory on training rows, against the law-free noise.
         criterion: extended Bayesian information criterion; smaller is better.
         delta: criterion minus the best law's.
-        n_parameters: free numbers of the fit, initial states included.
+        n_parameters: free numbers of the fit, unknown initial states included.
         complexity: number of terms over all holes.
         covariance: of the free parameters, then hole by hole all coefficients and all inner parameters, then the
             initial states trajectory by trajectory; infinite variances where the data say nothing. Conditional on the

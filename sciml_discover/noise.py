@@ -11,6 +11,8 @@ import pydantic
 from sciml_discover.base import Options
 from sciml_discover.errors import InputError
 from sciml_discover.smoothers import AbstractCurves, fit_smoother
+from sciml_discover.smoothers.abstract import SHORTEST, pooled
+from sciml_discover.smoothers.reinsch_spline import third_differences
 from sciml_discover.trajectories import Dataset
 
 FIRST_LEVEL, ROUNDS = 0.05, 3
@@ -22,8 +24,6 @@ FEWEST_ABOVE = 8
 CLEARLY = 10.0
 """Twice the difference of log-likelihoods that decides for noise in proportion: very strong evidence for Kass & Raftery
 1995, doi:10.1080/01621459.1995.10476572."""
-DIFFERENCED = 4
-"""Neighbours that a third difference is of."""
 FEWEST_RESIDUALS = 10.0
 """Degrees of freedom below which a noise level says nothing about the kind of noise."""
 SMALLEST_PART = 5e-3
@@ -266,15 +266,16 @@ def _neighbours_say_proportional(dataset: Dataset) -> bool:
     spread = _floors(dataset, 1.0)
     evidence = np.zeros(2)
     for column, typical in enumerate(spread):
-        parts = [
-            _third_differences(times[seen], values[seen])
-            for times, values in zip(*_series(dataset, column), strict=True)
-            if (seen := np.isfinite(values)).sum() > DIFFERENCED
-        ]
-        if sum(len(difference) for difference, _ in parts) < FEWEST_RESIDUALS:
+        differences, sizes = [], []
+        for times, values in zip(*_series(dataset, column), strict=True):
+            seen = np.isfinite(values)
+            if seen.sum() >= SHORTEST:
+                differences.append(third_differences(times[seen], values[seen], np.ones(int(seen.sum()))))
+                near = np.lib.stride_tricks.sliding_window_view(values[seen], 4).mean(axis=1)
+                sizes.append(np.fmax(np.abs(near), LEAST_PART * typical))
+        difference, size = pooled(differences), pooled(sizes)
+        if len(difference) < FEWEST_RESIDUALS:
             continue
-        difference, size = (np.concatenate(item) for item in zip(*parts, strict=True))
-        size = np.fmax(size, LEAST_PART * typical)
         for number, power in enumerate((1.0, 2.0)):
             same, relative = (
                 float(np.mean(np.abs(item) ** power)) ** (1.0 / power)
@@ -283,16 +284,6 @@ def _neighbours_say_proportional(dataset: Dataset) -> bool:
             if same > SMALLEST_PART * typical:
                 evidence[number] += 2.0 * float(np.sum(np.log(same / (relative * size))))
     return bool((evidence > CLEARLY).all())
-
-
-def _third_differences(times: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return third divided differences, with the variance of one value's noise, and the sizes of what they are of."""
-    near = np.lib.stride_tricks.sliding_window_view(times, DIFFERENCED)
-    gaps = near[:, :, None] - near[:, None, :] + np.eye(DIFFERENCED)
-    weights = 1.0 / np.prod(gaps / np.ptp(near, axis=1)[:, None, None], axis=2)
-    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    measured = np.lib.stride_tricks.sliding_window_view(values, DIFFERENCED)
-    return (weights * measured).sum(axis=1), np.abs(measured.mean(axis=1))
 
 
 def _evidence_of_curves(dataset: Dataset, same: _Level, own: _Level) -> float:

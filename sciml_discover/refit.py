@@ -248,7 +248,7 @@ class Refitter:
         fits = self._fits(start, objective, end.unknowns, valid, torch.zeros_like(end.converged))
         # The penalty is shared by the observables as the misfit is.
         with np.errstate(invalid="ignore"):
-            given = self._rows.residual(fits.states)[..., self._rows.n_observables :].square().sum((1, 2, 3))
+            given = self._rows.misfit_of_starts(fits.states)
             paid = (2.0 * end.value - given).cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
             raised = fits.misfit * np.fmax(paid, 1.0)[:, None]
         return replace(fits, misfit=np.where(valid.cpu().numpy()[:, None], raised, np.inf))
@@ -405,7 +405,7 @@ class Refitter:
             raise TypeError(f"got {type(ude.filling).__name__}, expected masked libraries")
         coordinates, weights = ude.split(state.theta)
         fitted, inner = ude.filling.unpack(weights)
-        squares = self._law_free.residual(state.states)[..., : self._rows.n_observables].square().sum((1, 2))
+        squares = self._law_free.misfit(state.states)
         misfit = torch.where(valid[:, None] & torch.isfinite(squares), squares, torch.inf)
         return Fits(
             Candidates(start.candidates.supports, tuple(fitted), tuple(inner), start.candidates.sources),

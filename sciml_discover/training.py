@@ -406,9 +406,9 @@ class _Loop:
         batch = standing.batch if outcome is None else outcome.before
         if outcome is not None:
             problem = _no_help(batch.score, outcome.after.score)
-        if problem and standing.attempt + 1 < len(possible) and self._may_help(way, possible, outcome):
-            change = possible[standing.attempt + 1].change
-            self._record.event(way.name, f"{problem}; trying again with {change}")
+        upcoming = possible[standing.attempt + 1] if standing.attempt + 1 < len(possible) else None
+        if problem and upcoming is not None and self._may_help(way, upcoming, outcome):
+            self._record.event(way.name, f"{problem}; trying again with {upcoming.change}")
             return Standing(standing.stage, standing.attempt + 1, batch)
         if problem:
             self._record.event(way.name, f"{problem}; there is nothing else to try")
@@ -422,9 +422,8 @@ class _Loop:
             batch = batch.take(self._strongest(way.name, batch.score))
         return Standing(standing.stage + 1, 0, batch)
 
-    def _may_help(self, way: Way, possible: tuple[Way, ...], outcome: Outcome | None) -> bool:
+    def _may_help(self, way: Way, upcoming: Way, outcome: Outcome | None) -> bool:
         """Return whether the next way may do better: more steps only where those of this one were too few."""
-        upcoming = possible[possible.index(way) + 1]
         if outcome is None or upcoming.finer == way.finer:
             return True
         if not bool(torch.isfinite(outcome.after.score).any()):
@@ -648,9 +647,7 @@ def _result(
     ranked = batch.take(order)
     chosen = ranked.fit.take(torch.tensor([0], device=order.device))
     initial = chosen.states[:, :, 0]
-    chi_square = float(
-        rows.residual(resolve_rows(ude, rows, chosen))[..., : rows.n_observables].square().sum()
-    )
+    chi_square = float(rows.misfit(resolve_rows(ude, rows, chosen)).sum())
     parameters = ude.parameters.physical(chosen.theta[:, : ude.n_free])[0].tolist()
     if not np.isfinite(chi_square):
         status, message = "diverged", "no start could be re-solved over the whole series"

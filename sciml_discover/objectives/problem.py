@@ -102,6 +102,13 @@ class Rows:
         return len(self.columns)
 
     @property
+    def held(self) -> tuple[int, ...]:
+        """Positions of the states whose initial value is given, in the order of their columns."""
+        return tuple(
+            position for position in self.observation.columns[self.n_observables :] if position is not None
+        )
+
+    @property
     def n_columns(self) -> int:
         """Number of residuals of each row: those of observables, then those of known initial values."""
         return self.weights.shape[-1]
@@ -160,8 +167,20 @@ class Rows:
         return states[..., : states.shape[-1] - self.extra] if self.extra else states
 
     def residual(self, states: torch.Tensor) -> torch.Tensor:
-        """Return (model - data) / sd at rows, zero where nothing was seen, shape ``(..., J, L, observables)``."""
+        """Return (model - data) / sd at rows, zero where nothing was seen, shape ``(..., J, L, columns)``."""
         return self._residual(self.observe(states))
+
+    def misfit(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the squared residuals of each observable, known initial values left out, ``(..., observables)``."""
+        return self.residual(states)[..., : self.n_observables].square().sum((-3, -2))
+
+    def misfit_of_starts(self, states: torch.Tensor) -> torch.Tensor:
+        """Return the squared residuals of all known initial values together, shape ``(...)``."""
+        first = states[..., 0, list(self.held)]
+        residual = (first - self.values[:, 0, self.n_observables :]) * self.weights[
+            :, 0, self.n_observables :
+        ]
+        return residual.square().sum((-2, -1))
 
     def linearize(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the residual and its derivative by the states at the row, ``(..., J, L, observables, states)``."""
@@ -238,9 +257,9 @@ class Rows:
         """
         smallest = torch.minimum(1e-3 * self.scale, self.tolerance_at_rows)
         kept = torch.where(self.positive, torch.maximum(states, smallest), states)
-        for column in range(self.n_observables, self.n_columns):
+        for column, position in enumerate(self.held, self.n_observables):
             # What is known of the start is known better.
-            kept[..., 0, self.observation.columns[column]] = self.values[:, 0, column]
+            kept[..., 0, position] = self.values[:, 0, column]
         return kept
 
 
@@ -309,11 +328,8 @@ def make_rows(
             slope_scale[position] = scale[position] / max(float(np.ptp(times)), 1e-300)
             states[:, :, position] = start
     slope_scale = np.maximum(slope_scale, 1e-12)
-    held = {}
     for column, position in enumerate(system.held, n_seen):
-        initial = system.states[position].initial or 0.0
-        values[:, 0, column] = states[:, 0, position] = initial
-        held[column] = HELD * (abs(initial) or scale[position])
+        values[:, 0, column] = states[:, 0, position] = system.states[position].initial
     tolerance = 1e-2 * scale
     typical = noise.typical_sd(np.concatenate([item.values for item in dataset.trajectories]))
     at_rows = np.broadcast_to(tolerance, states.shape).copy()
@@ -331,7 +347,8 @@ def make_rows(
             at_rows[:, :, position] = tolerance[position]
 
     for column, position in enumerate(system.held, n_seen):
-        weights[:, 0, column] = 1.0 / np.minimum(held[column], HELD_IN_NOISE * at_rows[:, 0, position])
+        exactly = HELD * (abs(values[0, 0, column]) or scale[position])
+        weights[:, 0, column] = 1.0 / np.minimum(exactly, HELD_IN_NOISE * at_rows[:, 0, position])
 
     def tensor(array: np.ndarray | list[bool]) -> torch.Tensor:
         return torch.as_tensor(np.asarray(array), device=device)

@@ -38,7 +38,7 @@ class ReinschSpline(AbstractSmoother):
         """Return one spline per series; see `AbstractSmoother.fit`."""
         squares = pooled(
             [
-                _normalised_differences(*item) ** 2
+                third_differences(*item) ** 2
                 for item in zip(times, values, sizes, strict=True)
                 if len(item[0]) >= SHORTEST
             ]
@@ -73,7 +73,17 @@ def _smooth(time: np.ndarray, value: np.ndarray, size: np.ndarray, variance: flo
     return spline.curve(10.0**low, spacing, float(time[0]))
 
 
-def _normalised_differences(time: np.ndarray, value: np.ndarray, size: np.ndarray) -> np.ndarray:
+def third_differences(time: np.ndarray, value: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """Return third divided differences of neighbours, with the variance of the noise of a value of size one.
+
+    Args:
+        time: increasing, shape ``(rows,)``.
+        value: same shape.
+        size: relative standard deviation of the noise of each value, same shape.
+
+    Returns:
+        Shape ``(rows - 3,)``.
+    """
     windows = np.lib.stride_tricks.sliding_window_view
     nodes, samples, deviations = windows(time, 4), windows(value, 4), windows(size, 4)
     gaps = nodes[:, :, None] - nodes[:, None, :] + np.eye(4)
