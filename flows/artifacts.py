@@ -21,7 +21,7 @@ from prefect.context import TaskRunContext
 from flows.deployed import this_flow_run
 from sciml_discover.base import Progress, Watch
 from sciml_discover.errors import InputError
-from sciml_discover.report.numbers import interval, number, with_error
+from sciml_discover.report.numbers import interval, number, percent, remark, with_error
 from sciml_discover.report.picture import picture
 from sciml_discover.result import DiscoveryResult, ParameterEstimate
 
@@ -91,7 +91,8 @@ def number_rows(result: DiscoveryResult) -> list[dict[str, str]]:
                     "estimate": with_error(term.coefficient, term.stderr),
                     "95 % interval": interval(term.interval95),
                     "unit": term.unit or "",
-                    "note": f"≈ {term.snapped}" if term.snapped else "",
+                    "inclusion": percent(term.inclusion),
+                    "note": remark(identifiable=term.stderr is not None, snapped=term.snapped),
                 }
             )
             for name, inner in term.parameters.items():
@@ -106,7 +107,8 @@ def _parameter_row(where: str, name: str, found: ParameterEstimate) -> dict[str,
         "estimate": with_error(found.value, found.stderr),
         "95 % interval": interval(found.interval95),
         "unit": found.unit or "",
-        "note": "fixed" if found.fixed else "" if found.identifiable else "not identifiable",
+        "inclusion": "",
+        "note": remark(found.fixed, found.identifiable, found.snapped),
     }
 
 

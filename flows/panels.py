@@ -14,9 +14,11 @@ from rich.text import Text
 
 from flows.sweep_table import SweepTable
 from sciml_discover.provenance import StageOrigin
-from sciml_discover.report.numbers import interval, number, with_error
-from sciml_discover.result import Alternative, DiscoveryResult, Scores
+from sciml_discover.report.numbers import interval, number, percent, remark, with_error
+from sciml_discover.result import Alternative, DiscoveryResult, ParameterEstimate, Scores, Selection
 from sciml_discover.run_folders import RunRecord
+
+Ends = tuple[float | None, float | None] | None
 
 SHOWN_REASONS = 3
 COLOURS = {"accepted": "green", "rejected": "yellow", "failed": "red"}
@@ -32,6 +34,8 @@ def run_panel(
     rivals = [other for other in result.alternatives if other.rival]
     if rivals:
         parts += [Text(), _rivals(rivals)]
+    if result.selection is not None:
+        parts += [Text(), _search(result.selection)]
     for sentence in result.identifiability:
         parts.append(Text(f"! {sentence}", style="yellow"))
     if result.next_measurement is not None:
@@ -178,20 +182,33 @@ def _equations(result: DiscoveryResult) -> Table:
 
 
 def _numbers(result: DiscoveryResult) -> Table:
-    table = Table("", "estimate", "95 % interval", "", box=None, padding=(0, 2, 0, 0))
+    table = Table("", "estimate", "95 % interval", "inclusion", "", box=None, padding=(0, 2, 0, 0))
+
+    def add(label: str, value: str, ends: Ends, share: float | None, note: str) -> None:
+        table.add_row(Text(label), Text(value, overflow="fold"), interval(ends), percent(share), note)
+
     for hole, law in result.missing.items():
         for term in law.terms:
-            label, snapped = Text(f"{hole}: {term.term}"), f"≈ {term.snapped}" if term.snapped else ""
-            estimate = Text(_in_unit(with_error(term.coefficient, term.stderr), term.unit), overflow="fold")
-            table.add_row(label, estimate, interval(term.interval95), snapped)
+            value = _in_unit(with_error(term.coefficient, term.stderr), term.unit)
+            note = remark(identifiable=term.stderr is not None, snapped=term.snapped)
+            add(f"{hole}: {term.term}", value, term.interval95, term.inclusion, note)
             for name, inner in term.parameters.items():
-                value = Text(_in_unit(with_error(inner.value, inner.stderr), inner.unit), overflow="fold")
-                table.add_row(Text(f"{hole}: {name} in {term.term}"), value, interval(inner.interval95), "")
+                add(f"{hole}: {name} in {term.term}", *_parameter(inner))
     for name, parameter in result.parameters.items():
-        note = "fixed" if parameter.fixed else "" if parameter.identifiable else "not identifiable"
-        value = _in_unit(with_error(parameter.value, parameter.stderr), parameter.unit)
-        table.add_row(Text(name), Text(value), interval(parameter.interval95), note)
+        add(name, *_parameter(parameter))
     return table
+
+
+def _parameter(found: ParameterEstimate) -> tuple[str, Ends, None, str]:
+    value = _in_unit(with_error(found.value, found.stderr), found.unit)
+    return value, found.interval95, None, remark(found.fixed, found.identifiable, found.snapped)
+
+
+def _search(found: Selection) -> Text:
+    """Return how many laws were looked at, and what became of them."""
+    speed = "" if found.per_second is None else f", {number(found.per_second)} per second"
+    rejected = f"; {found.failed} of them were rejected" if found.failed else ""
+    return Text(f"{found.compared} laws compared, {found.tried} fitted{speed}{rejected}", style="dim")
 
 
 def _in_unit(number: str, unit: str | None) -> str:

@@ -283,24 +283,23 @@ def _marks(library: Library, texts: Sequence[str], where: str) -> np.ndarray:
 
 
 def excluded_terms(
-    libraries: Sequence[Library], points: Sequence[np.ndarray], redundant: Sequence[np.ndarray]
+    libraries: Sequence[Library], series: Sequence[Sequence[np.ndarray]], redundant: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], list[str]]:
     """Return which terms are left out because they have no value on the data, with a sentence for each.
 
     Args:
         libraries: one per hole, with values of all inner parameters.
-        points: values of each hole's inputs, shape ``(points, inputs)``.
+        series: values of each hole's inputs along each trajectory, shapes ``(rows, inputs)``.
         redundant: per hole, terms that are left out anyway, shape ``(terms,)``.
     """
     masks, sentences = [], []
-    for library, at, anyway in zip(libraries, points, redundant, strict=True):
-        with np.errstate(all="ignore"):
-            values = library.matrix(at, library.starts if library.inner else None)
-        invalid: list[bool] = np.any(~np.isfinite(values), axis=0).tolist()
-        sentences += [
-            f"{text} has no finite value everywhere on the data: left out of the library"
-            for text, bad in zip(library.texts, invalid, strict=True)
-            if bad
-        ]
-        masks.append(anyway | np.array(invalid, dtype=bool))
+    for library, along, anyway in zip(libraries, series, redundant, strict=True):
+        invalid = ~library.valid(along).any(axis=0)
+        for term in np.flatnonzero(invalid):
+            text = f"{library.texts[term]} has no finite value everywhere on the data"
+            if library.terms[term].inner:
+                names = ", ".join(item.name for item in library.terms[term].inner)
+                text += f" for any start of {names} (give one in [regress.library] inner)"
+            sentences.append(f"{text}: left out of the library")
+        masks.append(anyway | invalid)
     return masks, list(dict.fromkeys(sentences))

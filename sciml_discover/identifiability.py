@@ -18,6 +18,12 @@ if TYPE_CHECKING:
 COLLINEAR = 0.98
 """Correlation of two fitted numbers above which they are named as hardly separable."""
 
+ALIKE = 0.999
+"""Cosine between two terms over the rows above which they are named: they differ by 4.5 % of their size."""
+
+MOST_ALIKE = 3
+"""Terms that are named as like one of the choice."""
+
 CANCELLED = 0.2
 """Root mean square of what a hole's terms make together, relative to the largest of them, below which they cancel."""
 
@@ -78,6 +84,51 @@ def cancellations(
                 f"the terms of {hole.name} {CANCEL} to {100.0 * together / largest:.2g} % of the largest: together "
                 "they may stand for a function that the library does not have"
             )
+    return sentences
+
+
+def collinear_terms(
+    system: System,
+    libraries: Sequence[Library],
+    allowed: Sequence[np.ndarray],
+    signals: torch.Tensor,
+    candidates: Candidates,
+) -> list[str]:
+    """Name terms of the libraries that go along with a term of the choice wherever its trajectory is.
+
+    ``x**3`` and ``x`` are not the same, but where ``x`` is near one they are multiples of each other, and little in
+    these data tells which of them it is. A term with parameters inside stands at its fitted or first values.
+
+    Args:
+        system: whose holes they are.
+        libraries: one per hole.
+        allowed: which terms laws may have, shape ``(terms,)`` for each hole.
+        signals: what holes may depend on, along the law's trajectory, shape ``(rows, signals)``.
+        candidates: the choice first.
+    """
+    points, sentences = signals.cpu().numpy(), []
+    for number, (hole, inputs, library) in enumerate(
+        zip(system.missing, system.hole_inputs, libraries, strict=True)
+    ):
+        support = candidates.supports[number][0].astype(bool)
+        inner = np.where(support[library.owner], candidates.inner[number][0], library.starts_at(0))
+        columns = library.matrix(points[:, list(inputs)], inner)
+        size = np.linalg.norm(columns, axis=0)
+        usable = np.isfinite(size) & (size > 0.0) & (allowed[number] | support)
+        unit = columns[:, usable] / size[usable]
+        cosine = np.zeros((len(library), len(library)))
+        cosine[np.ix_(usable, usable)] = np.abs(unit.T @ unit)
+        for term in np.flatnonzero(support):
+            others = [
+                k for k in np.argsort(-cosine[term], kind="stable") if k != term and cosine[term, k] > ALIKE
+            ]
+            if others:
+                named = ", ".join(library.texts[k] for k in others[:MOST_ALIKE])
+                more = f" and {len(others) - MOST_ALIKE} more" if len(others) > MOST_ALIKE else ""
+                sentences.append(
+                    f"{library.texts[term]} in {hole.name} is collinear, over the region that the data visit, with "
+                    f"{named}{more} (cosine up to {cosine[term, others[0]]:.5f})"
+                )
     return sentences
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from sciml_discover.base import lazy_import
+from sciml_discover.digits import round_together, snap_together
 from sciml_discover.expressions import to_text
 from sciml_discover.library import Library
 from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives.multiple_shooting import ShootingObjective
 from sciml_discover.refit import Fits
-from sciml_discover.simplify import equations_with_numbers, round_to_error, snap
+from sciml_discover.simplify import equations_with_numbers
 
 if TYPE_CHECKING:
     import sympy
@@ -25,6 +26,8 @@ else:
     sympy = lazy_import("sympy")
     torch = lazy_import("torch")
 
+T = TypeVar("T")
+
 NORMAL95 = 1.959963984540054
 """Half-width of the 95 % interval of a normal distribution, in standard deviations."""
 
@@ -33,12 +36,17 @@ NORMAL95 = 1.959963984540054
 class Estimate:
     """A number with its uncertainty, conditional on the structure of the law.
 
-    ``stderr`` and ``interval95`` are None where the data do not determine the number.
+    Attributes:
+        value: full precision.
+        stderr: standard error; None where the data do not determine the number.
+        interval95: 95 % interval, infinite at an end that was not found; None where neither was.
+        snapped: a simple number (integer or small fraction) that the data cannot tell from it.
     """
 
     value: float
     stderr: float | None
     interval95: tuple[float, float] | None
+    snapped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -48,15 +56,13 @@ class LawTerm:
     Attributes:
         term: as text, in the hole's inputs and the inner parameters.
         coefficient: that multiplies it.
-        snapped: a simple number (integer or small fraction) that the data cannot tell from the coefficient.
         inner: the parameters inside the term, by name.
         inclusion: probability that a law has the term, over all laws that were refitted, each weighing as much as its
-            criterion says; None where nobody asked.
+            criterion says; None where there is but this law.
     """
 
     term: str
     coefficient: Estimate
-    snapped: str | None
     inner: dict[str, Estimate]
     inclusion: float | None = None
 
@@ -91,7 +97,7 @@ class Law:
         covariance: of the free parameters, then hole by hole all coefficients and all inner parameters, then the
             initial states trajectory by trajectory; infinite variances where the data say nothing. Conditional on the
             structure.
-        source: who proposed it, such as ``"stlsq"``.
+        source: who proposed it: regressors, as in ``"frols+bagging"``, or a part of the search.
         status: ``"converged"``, or why the refit stopped.
     """
 
@@ -176,7 +182,7 @@ class LawBuilder:
             criterion: its criterion.
             delta: that minus the best law's.
             intervals: 95 % intervals of the free parameters and of each hole's numbers, shape ``(numbers, 2)``, NaN
-                where there is none; from the standard errors unless given.
+                for an end that was not found; from the standard errors unless given.
         """
         ude, system = self._objective.ude, self._system
         supports = [support[row] for support in fits.candidates.supports]
@@ -186,18 +192,25 @@ class LawBuilder:
 
         variance, width = self.scale(fits, row)
         joint = self._joint_covariance(fits, row, covariance) * variance
-        certainty = _Certainty(np.diag(joint), width, intervals)
         physical = ude.parameters.physical(fits.coordinates[row : row + 1])[0].tolist()
         values = dict(zip(system.parameter_names, physical, strict=True))
         free = [parameter.name for parameter in system.free_parameters]
+        structure = [self._structure(fits, row, number) for number in range(len(system.missing))]
+        numbers = [
+            *(values[name] for name in free),
+            *(value for part in structure for value in (*part.coefficients, *part.inner)),
+        ]
+        known = joint[: len(numbers), : len(numbers)]
+        estimates = _estimates(numbers, known, width, intervals)
+        shown = round_together(numbers, [estimate.stderr for estimate in estimates], known)
+
         parameters = {}
         for parameter in system.parameters:
-            known = parameter.name not in free
             value = values[parameter.name]
             estimate = (
-                Estimate(value, 0.0, (value, value))
-                if known
-                else certainty.of(value, free.index(parameter.name))
+                estimates[free.index(parameter.name)]
+                if parameter.name in free
+                else Estimate(value, 0.0, (value, value))
             )
             parameters[parameter.name] = LawParameter(
                 estimate=estimate,
@@ -205,22 +218,15 @@ class LawBuilder:
                 fixed=parameter.fixed,
                 identifiable=estimate.stderr is not None,
             )
-
         missing, exact, rounded = {}, {}, {}
         position = len(free)
-        for number, hole in enumerate(system.missing):
-            terms, numbers, position = self._terms(fits, row, number, certainty, position)
-            missing[hole.name] = terms
-            exact[hole.name] = self._combination(
-                number, numbers, [[_exact(e) for e in own] for own in _numbers(terms)]
-            )
-            rounded[hole.name] = self._combination(
-                number, numbers, [[_shown(e) for e in own] for own in _numbers(terms)]
-            )
-        shown_values = {
-            name: value if item.fixed else round_to_error(value, item.estimate.stderr)
-            for (name, value), item in zip(values.items(), parameters.values(), strict=True)
-        }
+        for hole, part in zip(system.missing, structure, strict=True):
+            own = slice(position, position + len(part))
+            missing[hole.name] = part.terms(estimates[own])
+            exact[hole.name] = part.expression(numbers[own])
+            rounded[hole.name] = part.expression(shown[own])
+            position += len(part)
+        shown_values = values | dict(zip(free, shown, strict=False))
         equations_full = equations_with_numbers(system, exact, values)
         equations = equations_with_numbers(system, rounded, shown_values)
         return Law(
@@ -244,35 +250,16 @@ class LawBuilder:
             else "the refit had not settled when its iterations ended",
         )
 
-    def _terms(
-        self, fits: Fits, row: int, number: int, certainty: _Certainty, position: int
-    ) -> tuple[tuple[LawTerm, ...], list[int], int]:
-        """Return the terms of one hole, their positions in its library, and where the next numbers stand."""
+    def _structure(self, fits: Fits, row: int, number: int) -> _Structure:
+        """Return what one hole of a law is made of."""
         library, candidates = self._libraries[number], fits.candidates
-        chosen = np.flatnonzero(candidates.supports[number][row]).tolist()
-        owners = [term for term in library.owner.tolist() if term in chosen]
-        values = candidates.inner[number][row][np.isin(library.owner, chosen)].tolist()
-        inner: dict[int, dict[str, Estimate]] = {term: {} for term in chosen}
-        for place, (term, value) in enumerate(zip(owners, values, strict=True)):
-            name = library.terms[term].inner[len(inner[term])].name
-            inner[term][name] = certainty.of(value, position + len(chosen) + place)
-        terms = []
-        for place, term in enumerate(chosen):
-            coefficient = certainty.of(float(candidates.coefficients[number][row][term]), position + place)
-            snapped = snap(coefficient.value, coefficient.stderr)
-            terms.append(LawTerm(library.texts[term], coefficient, snapped, inner[term]))
-        return tuple(terms), chosen, position + len(chosen) + len(owners)
-
-    def _combination(
-        self, number: int, terms: Sequence[int], values: Sequence[Sequence[float]]
-    ) -> sympy.Expr:
-        """Return a sum of library terms; of each, the coefficient and then its inner parameters."""
-        library = self._libraries[number]
-        return sympy.Add(
-            *(
-                sympy.Float(own[0]) * library.with_numbers(term, own[1:])
-                for term, own in zip(terms, values, strict=True)
-            )
+        support = candidates.supports[number][row].astype(bool)
+        terms = np.flatnonzero(support)
+        return _Structure(
+            library,
+            terms.tolist(),
+            candidates.coefficients[number][row][terms].tolist(),
+            candidates.inner[number][row][support[library.owner]].tolist(),
         )
 
     def _joint_covariance(self, fits: Fits, row: int, covariance: np.ndarray) -> np.ndarray:
@@ -301,41 +288,74 @@ class LawBuilder:
         return joint
 
 
-def _numbers(terms: Sequence[LawTerm]) -> list[list[Estimate]]:
-    """Return the coefficient and the inner parameters of each term."""
-    return [[term.coefficient, *term.inner.values()] for term in terms]
-
-
-def _exact(estimate: Estimate) -> float:
-    return estimate.value
-
-
-def _shown(estimate: Estimate) -> float:
-    return round_to_error(estimate.value, estimate.stderr)
-
-
 @dataclass(frozen=True)
-class _Certainty:
-    """How sure the numbers of a law are.
+class _Structure:
+    """What one hole of a law is made of.
 
     Attributes:
-        variances: of all of them.
-        width: half of a 95 % interval, in standard deviations.
-        intervals: found by other means, shape ``(numbers, 2)``, NaN where there is none.
+        library: of the hole.
+        chosen: positions of its terms.
+        coefficients: one per term.
+        inner: the inner parameters of all terms, one after another.
     """
 
-    variances: np.ndarray
-    width: float
-    intervals: np.ndarray | None
+    library: Library
+    chosen: list[int]
+    coefficients: list[float]
+    inner: list[float]
 
-    def of(self, value: float, position: int) -> Estimate:
-        """Return a number with its error; without one where its variance is not finite."""
-        variance = float(self.variances[position])
-        if not np.isfinite(variance) or variance < 0.0:
-            return Estimate(value, None, None)
-        stderr = float(np.sqrt(variance))
-        if self.intervals is None:
-            return Estimate(value, stderr, (value - self.width * stderr, value + self.width * stderr))
-        low, high = (float(end) for end in self.intervals[position])
-        # An end that was not found is open: an interval from the curvature would hide that.
-        return Estimate(value, stderr, (low, high) if np.isfinite([low, high]).all() else None)
+    def __len__(self) -> int:
+        return len(self.coefficients) + len(self.inner)
+
+    def _own(self, numbers: Sequence[T]) -> Iterator[tuple[int, T, list[T]]]:
+        """Yield each term with its coefficient and its inner parameters, of numbers in the order of this law's."""
+        rest = iter(numbers[len(self.chosen) :])
+        for term, coefficient in zip(self.chosen, numbers, strict=False):
+            yield term, coefficient, [next(rest) for _ in self.library.terms[term].inner]
+
+    def terms(self, estimates: Sequence[Estimate]) -> tuple[LawTerm, ...]:
+        """Return the terms with estimates of all numbers."""
+        return tuple(
+            LawTerm(
+                self.library.texts[term],
+                coefficient,
+                {item.name: own for item, own in zip(self.library.terms[term].inner, inner, strict=True)},
+            )
+            for term, coefficient, inner in self._own(estimates)
+        )
+
+    def expression(self, numbers: Sequence[float]) -> sympy.Expr:
+        """Return the sum of the terms with these numbers."""
+        return sympy.Add(
+            *(
+                sympy.Float(coefficient) * self.library.with_numbers(term, inner)
+                for term, coefficient, inner in self._own(numbers)
+            )
+        )
+
+
+def _estimates(
+    values: Sequence[float], covariance: np.ndarray, width: float, intervals: np.ndarray | None
+) -> list[Estimate]:
+    """Return numbers with their errors; without one where its variance is not finite.
+
+    Args:
+        values: of a law.
+        covariance: of them.
+        width: half of a 95 % interval, in standard deviations.
+        intervals: found by other means, shape ``(numbers, 2)``, NaN for an end that was not found.
+    """
+    variances = np.diag(covariance)
+    stderrs = [float(np.sqrt(own)) if np.isfinite(own) and own >= 0.0 else None for own in variances]
+    snapped = snap_together(values, stderrs, covariance)
+    estimates = []
+    for place, (value, stderr) in enumerate(zip(values, stderrs, strict=True)):
+        ends = None
+        if stderr is not None and intervals is None:
+            ends = (value - width * stderr, value + width * stderr)
+        elif stderr is not None and intervals is not None and np.isfinite(intervals[place]).any():
+            # An end that was not found is open: one from the curvature would hide that.
+            low, high = intervals[place].tolist()
+            ends = (low if np.isfinite(low) else -np.inf, high if np.isfinite(high) else np.inf)
+        estimates.append(Estimate(value, stderr, ends, snapped[place]))
+    return estimates

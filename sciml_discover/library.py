@@ -139,6 +139,8 @@ class Library:
     Args:
         inputs: names of the hole's inputs.
         terms: the candidates.
+        starts: per term, the combinations of values at which its inner parameters start, shape ``(starts, own)``; all
+            that their ranges suggest unless given.
 
     Example:
         >>> library = build_library(("x",), LibraryOptions(polynomial_degree=1, functions=("sin",)))
@@ -146,8 +148,14 @@ class Library:
         ('1', 'x', 'sin(x)')
     """
 
-    def __init__(self, inputs: Sequence[str], terms: Sequence[LibraryTerm]) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        terms: Sequence[LibraryTerm],
+        starts: Sequence[np.ndarray] | None = None,
+    ) -> None:
         self.inputs, self.terms = tuple(inputs), tuple(terms)
+        self._given_starts = starts
         self.expressions = tuple(term.expression(inputs) for term in terms)
         self.inner = tuple(item for term in terms for item in term.inner)
         """The inner parameters of all terms, one after another."""
@@ -247,21 +255,66 @@ class Library:
         """Return the library with further terms at its end."""
         return Library(self.inputs, (*self.terms, *terms)) if terms else self
 
-    def for_data(self, points: np.ndarray) -> Library:
-        """Return the library with a range and a start for every inner parameter, of the size of the data.
+    def for_data(self, series: Sequence[np.ndarray]) -> Library:
+        """Return the library with a range and starts for every inner parameter, of the size of the data.
+
+        A start at which its term has no value somewhere along the data is left out, unless none has one.
 
         Args:
-            points: values of the inputs in the data, shape ``(points, inputs)``.
+            series: values of the inputs along each trajectory, in the order of time, shapes ``(rows, inputs)``.
         """
         if not self.inner:
             return self
-        sizes = _magnitudes(points)
+        sizes = _magnitudes(np.concatenate([*series]))
         terms = []
         for term, expression in zip(self.terms, self.expressions, strict=True):
             used = {str(item) for item in expression.free_symbols}
             inside = [size for name, size in zip(self.inputs, sizes, strict=True) if name in used]
             terms.append(LibraryTerm(term.text, tuple(_ranged(item, inside) for item in term.inner)))
-        return Library(self.inputs, terms)
+        ranged = Library(self.inputs, terms)
+        starts = []
+        for number, valid in enumerate(ranged.valid(series).T):
+            values = ranged.start_values(number)
+            good = values[valid[: len(values)]]
+            starts.append(good if len(good) else values)
+        return Library(self.inputs, terms, starts)
+
+    def valid(self, series: Sequence[np.ndarray]) -> np.ndarray:
+        """Return whether each term has a value all along some trajectories, at each of its starts.
+
+        It has none where it is not finite, or where what it divides by changes its sign from one row to the next:
+        between the two there is a pole, and no trajectory comes past it.
+
+        Args:
+            series: values of the inputs along each trajectory, in the order of time, shapes ``(rows, inputs)``.
+
+        Returns:
+            Shape ``(starts, terms)``; a term with fewer starts has its last one repeated.
+        """
+        below, owner = self._divisors
+        valid = np.ones((max(self.start_counts.max(initial=1), 1), len(self)), dtype=bool)
+        for turn, inner in enumerate(self.starts_at(number) for number in range(len(valid))):
+            own = np.concatenate([np.empty(0), *(inner[self.owner == term] for term in owner)])
+            for points in series:
+                with np.errstate(all="ignore"):
+                    valid[turn] &= np.isfinite(self.matrix(points, inner)).all(axis=0)
+                    signs = np.sign(below.matrix(points, own)) if len(below) else np.empty((len(points), 0))
+                crossed = (signs[1:] * signs[:-1] < 0.0).any(axis=0)
+                valid[turn, owner[crossed]] = False
+        return valid
+
+    @cached_property
+    def _divisors(self) -> tuple[Library, np.ndarray]:
+        """What terms divide by, each with all inner parameters of its term; and the term of each."""
+        found = [
+            (LibraryTerm(to_text(divisor), term.inner), number)
+            for number, (term, expression) in enumerate(zip(self.terms, self.expressions, strict=True))
+            for divisor in _divisors(expression, [symbol(name) for name in self.inputs])
+        ]
+        return (
+            Library(self.inputs, [divisor for divisor, _ in found]),
+            np.array([number for _, number in found], dtype=int),
+        )
 
     def coordinates(self, device: torch.device | str = "cpu") -> Coordinates:
         """Return the unbounded coordinates in which fits move the inner parameters; see `for_data`."""
@@ -278,6 +331,8 @@ class Library:
 
     @cached_property
     def _start_values(self) -> tuple[np.ndarray, ...]:
+        if self._given_starts is not None:
+            return tuple(self._given_starts)
         return tuple(_combined_starts(term) for term in self.terms)
 
     def start_values(self, number: int) -> np.ndarray:
@@ -333,6 +388,19 @@ class Columns:
         for column in np.flatnonzero(support):
             values[self.library.owner == self.owner[column]] = self.starts[column]
         return values
+
+
+def _divisors(expression: sympy.Expr, inputs: Sequence[sympy.Symbol]) -> list[sympy.Expr]:
+    """Return what changes its sign where an expression has a pole."""
+    found = [
+        power.base
+        for power in sorted(expression.atoms(sympy.Pow), key=sympy.default_sort_key)
+        if power.exp.could_extract_minus_sign()
+    ]
+    found += [
+        sympy.cos(tan.args[0]) for tan in sorted(expression.atoms(sympy.tan), key=sympy.default_sort_key)
+    ]
+    return [divisor for divisor in found if divisor.free_symbols & set(inputs)]
 
 
 def _magnitudes(points: np.ndarray) -> list[float]:

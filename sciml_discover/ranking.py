@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sciml_discover.errors import SolveError
-from sciml_discover.identifiability import cancellations, correlations, exchangeable
+from sciml_discover.identifiability import cancellations, collinear_terms, correlations, exchangeable
 from sciml_discover.laws import Law, LawBuilder
 from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Refitter
-from sciml_discover.search import LawSearch
+from sciml_discover.same_laws import merge_same_laws
+from sciml_discover.search import LawSearch, Rejection
 
 if TYPE_CHECKING:
     from sciml_discover.base import Watch
+    from sciml_discover.library import Library
     from sciml_discover.objectives.problem import Rows
     from sciml_discover.readers import PreparedData
     from sciml_discover.refit import Fits
@@ -31,6 +34,28 @@ APPROXIMATE = 0.01
 """Of each observable's standard deviation: how exactly an approximation is asked to meet the rows."""
 
 
+MOST_REJECTED = 20
+"""Rejected candidates that are named."""
+
+NEGLIGIBLE = 1e-3
+"""Probability of a term below which it is not named."""
+
+
+@dataclass(frozen=True)
+class RejectedLaw:
+    """A candidate that was fitted, and cannot be the law.
+
+    Attributes:
+        missing: terms per hole.
+        source: who proposed it.
+        reason: why it is none.
+    """
+
+    missing: dict[str, tuple[str, ...]]
+    source: str
+    reason: str
+
+
 @dataclass(frozen=True)
 class RankedLaws:
     """Laws by criterion, the choice first, then its rivals, then the rest of the Pareto front.
@@ -40,7 +65,10 @@ class RankedLaws:
         n_rivals: ``laws[1 : 1 + n_rivals]`` are rivals within the allowed delta.
         compared: how many laws were looked at from a trajectory, before or between fits.
         tried: how many candidate laws were fitted, the promising ones as continuous trajectories.
-        failed: how many of them could not be solved or did not converge.
+        failed: how many of them were rejected.
+        rejected: the first of those, with the reason.
+        inclusion: per hole, the probability of each of its terms, as far as it is not negligible: over all laws that
+            were refitted, each weighing as much as its criterion says.
         identifiability: sentences that name degeneracies, collinear terms, merged terms.
         front_complexity: number of terms of every refitted law, shape ``(tried,)``.
         front_chi_square: chi-square of the same laws, shape ``(tried,)``.
@@ -51,6 +79,8 @@ class RankedLaws:
     compared: int
     tried: int
     failed: int
+    rejected: tuple[RejectedLaw, ...]
+    inclusion: dict[str, dict[str, float]]
     identifiability: tuple[str, ...]
     front_complexity: np.ndarray
     front_chi_square: np.ndarray
@@ -132,7 +162,11 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
     values = judge.rank(fits)
     solved = np.isfinite(values)
     order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
+    signals = found.rows.signals(fits.states[order[0]]).cpu().numpy() if order else np.empty((0, 0))
+    order, merged = merge_same_laws(system, judge.libraries, signals, fits, order)
+    order.sort(key=lambda i: values[i])
     # A law that fits no better than a shorter one is no rival, whatever its criterion.
+    different = order
     order = [
         i
         for i in order
@@ -171,19 +205,26 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
         )
         for row, i in enumerate(shown)
     )
-    laws = (_with_inclusion(system, laws[0], fits, values, best), *laws[1:])
+    along = objective.rows.signals(chosen.states[0])
+    inclusion = _inclusion(system, judge.libraries, fits.take(np.array(different)), values[different])
+    rejected = _rejected(found, fits)
     return RankedLaws(
-        laws=laws,
+        laws=tuple(_with_inclusion(law, inclusion) for law in laws),
         n_rivals=len(near),
         compared=found.search.compared,
         tried=found.search.tried,
-        failed=int((~solved).sum()),
+        failed=len(rejected),
+        rejected=tuple(rejected[:MOST_REJECTED]),
+        inclusion={
+            hole: {term: share for term, share in shares.items() if share > NEGLIGIBLE}
+            for hole, shares in inclusion.items()
+        },
         identifiability=(
             *notes,
+            *merged,
             *correlations(system, laws[0]),
-            *cancellations(
-                system, judge.libraries, objective.rows.signals(chosen.states[0]), chosen.candidates
-            ),
+            *cancellations(system, judge.libraries, along, chosen.candidates),
+            *collinear_terms(system, judge.libraries, judge.constraints.allowed, along, chosen.candidates),
             *exchangeable(laws[: 1 + len(near)]),
         ),
         front_complexity=complexity[solved],
@@ -201,18 +242,47 @@ def _presentable(found: Found, rivals: int) -> np.ndarray:
     return np.unique([*near, *front])
 
 
-def _with_inclusion(system: System, law: Law, fits: Fits, values: np.ndarray, best: int) -> Law:
-    """Return the choice with the probability of each of its terms, over all laws of a pool.
+def _inclusion(
+    system: System, libraries: Sequence[Library], fits: Fits, values: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """Return per hole the probability of each term, over all laws of a pool, the most probable first.
 
     Each law weighs ``exp(-criterion / 2)``, which approximates its posterior probability (Raftery 1995,
     doi:10.2307/271063).
     """
-    weights = np.where(np.isfinite(values), np.exp(-0.5 * (values - np.min(values))), 0.0)
-    missing = {}
-    for hole, supports in zip(system.missing, fits.candidates.supports, strict=True):
-        shares = (weights @ supports / weights.sum())[supports[best]]
-        missing[hole.name] = tuple(
-            replace(term, inclusion=float(share))
-            for term, share in zip(law.missing[hole.name], shares, strict=True)
-        )
+    weights = np.exp(-0.5 * (values - np.min(values)))
+    shares = {}
+    for hole, library, supports in zip(system.missing, libraries, fits.candidates.supports, strict=True):
+        own = weights @ supports / weights.sum()
+        order = np.argsort(-own, kind="stable")
+        shares[hole.name] = {library.texts[term]: min(float(own[term]), 1.0) for term in order}
+    return shares
+
+
+def _with_inclusion(law: Law, inclusion: Mapping[str, Mapping[str, float]]) -> Law:
+    """Return a law with the probability of each of its terms."""
+    missing = {
+        hole: tuple(replace(term, inclusion=inclusion[hole][term.term]) for term in terms)
+        for hole, terms in law.missing.items()
+    }
     return replace(law, missing=missing)
+
+
+def _rejected(found: Found, polished: Fits) -> list[RejectedLaw]:
+    """Return the candidates that cannot be the law: those of the search, and those that their last fit lost."""
+    judge, candidates = found.search.judge, polished.candidates
+    why = dict(found.search.rejected)
+    for row, (key, source) in enumerate(zip(candidates.keys, candidates.sources, strict=True)):
+        reason = judge.objection(polished, row)
+        if reason is not None:
+            why[key] = Rejection(source, reason)
+    rejected = []
+    for key, one in why.items():
+        missing = {
+            hole.name: tuple(library.texts[term] for term in np.flatnonzero(support))
+            for hole, library, support in zip(
+                found.system.missing, judge.libraries, candidates.supports_of(key), strict=True
+            )
+        }
+        rejected.append(RejectedLaw(missing, one.source, one.reason))
+    return rejected

@@ -83,6 +83,12 @@ class Candidates:
         packed = np.packbits(np.concatenate(self.supports, axis=1), axis=1)
         return [row.tobytes() for row in packed]
 
+    def supports_of(self, key: bytes) -> list[np.ndarray]:
+        """Return the supports, one per hole, that a key stands for."""
+        ends = np.cumsum([support.shape[1] for support in self.supports])
+        together = np.unpackbits(np.frombuffer(key, dtype=np.uint8), count=int(ends[-1])).astype(bool)
+        return np.split(together, ends[:-1])
+
     def take(self, index: np.ndarray) -> Candidates:
         """Return the chosen candidates."""
         return Candidates(

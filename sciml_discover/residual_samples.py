@@ -56,6 +56,12 @@ class HoleSamples:
     sd: np.ndarray
     weights: np.ndarray
 
+    @property
+    def series(self) -> list[np.ndarray]:
+        """Values of the inputs along each trajectory, shapes ``(samples, inputs)``."""
+        names = np.array(self.trajectory)
+        return [self.points[names == name] for name in dict.fromkeys(self.trajectory)]
+
 
 @dataclass(frozen=True)
 class ResidualSamples:

@@ -85,8 +85,10 @@ class ParameterEstimate(Record):
     """The estimate, in `unit`."""
     stderr: float | None
     """Standard error, conditional on the structure of the law; null where the data do not determine it."""
-    interval95: tuple[float, float] | None
-    """95 % interval, conditional on the structure of the law."""
+    interval95: tuple[float | None, float | None] | None
+    """95 % interval, conditional on the structure of the law; null for an end that was not found."""
+    snapped: str | None = None
+    """A simple number that the data cannot tell from the value, such as `1/2`."""
     unit: str | None
     """Unit of the value: as the experiment states it, or as it follows from the equations; null where neither does."""
     fixed: bool
@@ -119,13 +121,13 @@ class TermEstimate(Record):
     """Its coefficient in full precision, in `unit`."""
     stderr: float | None
     """Standard error, conditional on the structure of the law; null where the data do not determine it."""
-    interval95: tuple[float, float] | None
-    """95 % interval, conditional on the structure of the law."""
+    interval95: tuple[float | None, float | None] | None
+    """95 % interval, conditional on the structure of the law; null for an end that was not found."""
     snapped: str | None
     """A simple number that the data cannot tell from the coefficient, such as `1/2`."""
     inclusion: float | None
-    """Probability that the law has this term, over all laws that were refitted: each weighs as much as its criterion
-    says, `exp(-criterion/2)`; null for laws other than the choice."""
+    """Probability that a law has this term, over all laws that were refitted: each weighs as much as its criterion
+    says, `exp(-criterion/2)`."""
     parameters: dict[str, ParameterEstimate]
     """Numbers inside the term, such as a half-saturation; empty for a plain library term."""
     unit: str | None = None
@@ -236,9 +238,20 @@ class Alternative(Record):
     complexity: int
     """Number of terms over all holes."""
     source: str
-    """Who proposed it."""
+    """Who proposed it; see `Selection.source`."""
     law: LawRecord | None = None
     """All of it, as the choice is described at the top level."""
+
+
+class RejectedCandidate(Record):
+    """A candidate law that was fitted, and cannot be the law."""
+
+    missing: dict[str, tuple[str, ...]]
+    """Terms per hole."""
+    source: str
+    """Who proposed it; see `Selection.source`."""
+    reason: str
+    """Why it is none."""
 
 
 class Selection(Record):
@@ -255,15 +268,23 @@ class Selection(Record):
     complexity: int
     """Number of terms over all holes."""
     source: str
-    """Who proposed it."""
+    """Who proposed it: the regressors that did, as in `frols+bagging`; `exhaustive`: it is one of the short laws, all
+    of which were compared; `search`: it is near the best of those; `hole by hole`: each hole was searched alone;
+    `move`: a fitted law with terms added, dropped or swapped."""
     status: str
     """`converged`, or why the refit stopped."""
     compared: int
     """Laws that were looked at: what chi-square they could reach, from a linearization of the equation."""
     tried: int
     """Candidate laws that were fitted through the ODE, the promising ones as continuous trajectories."""
+    per_second: float | None = None
+    """Candidate laws fitted per second; null where the stage was found in the store."""
     failed: int
-    """Candidates that could not be solved or did not converge."""
+    """Candidates that were rejected: unstable ones, and those with a sign that they must not have."""
+    rejected: tuple[RejectedCandidate, ...] = ()
+    """The first of those, with the reason."""
+    inclusion: dict[str, dict[str, float]] = {}
+    """Per hole, the probability of every term, as far as it is not negligible."""
 
 
 class TrainingHistory(Record):
@@ -512,7 +533,7 @@ def assemble_result(
             "identifiability": laws.identifiability,
             "next_measurement": _suggested(validation.next_measurement),
             "truth": _truth(validation.truth),
-            "selection": _selection(laws),
+            "selection": _selection(laws, None if cached.get("select", True) else seconds.get("select")),
             "training": _training(trained),
             "data": _data_summary(data),
             "report": report,
@@ -591,10 +612,8 @@ def _finite(value: float | None) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _finite_pair(pair: tuple[float, float] | None) -> tuple[float, float] | None:
-    if pair is None or not all(math.isfinite(end) for end in pair):
-        return None
-    return float(pair[0]), float(pair[1])
+def _ends(interval: tuple[float, float] | None) -> tuple[float | None, float | None] | None:
+    return None if interval is None else (_finite(interval[0]), _finite(interval[1]))
 
 
 def _finite_values(values: Mapping[str, float]) -> dict[str, float | None]:
@@ -637,7 +656,8 @@ def _parameter(parameter: LawParameter, derived_unit: str | None) -> ParameterEs
     return ParameterEstimate(
         value=_finite(parameter.estimate.value),
         stderr=_finite(parameter.estimate.stderr),
-        interval95=_finite_pair(parameter.estimate.interval95),
+        interval95=_ends(parameter.estimate.interval95),
+        snapped=parameter.estimate.snapped,
         unit=parameter.unit or derived_unit,
         fixed=parameter.fixed,
         identifiable=parameter.identifiable,
@@ -649,14 +669,15 @@ def _term(term: LawTerm, units: TermUnits) -> TermEstimate:
         term=term.term,
         coefficient=_finite(term.coefficient.value),
         stderr=_finite(term.coefficient.stderr),
-        interval95=_finite_pair(term.coefficient.interval95),
-        snapped=term.snapped,
+        interval95=_ends(term.coefficient.interval95),
+        snapped=term.coefficient.snapped,
         inclusion=term.inclusion,
         parameters={
             name: ParameterEstimate(
                 value=_finite(inner.value),
                 stderr=_finite(inner.stderr),
-                interval95=_finite_pair(inner.interval95),
+                interval95=_ends(inner.interval95),
+                snapped=inner.snapped,
                 unit=units.inner.get(name),
                 fixed=False,
                 identifiable=inner.stderr is not None,
@@ -737,7 +758,7 @@ def _truth(truth: TruthComparison | None) -> Truth | None:
     )
 
 
-def _selection(laws: RankedLaws) -> Selection:
+def _selection(laws: RankedLaws, seconds: float | None) -> Selection:
     law = laws.laws[0]
     return Selection(
         criterion=_finite(law.criterion),
@@ -749,7 +770,13 @@ def _selection(laws: RankedLaws) -> Selection:
         status=law.status,
         compared=laws.compared,
         tried=laws.tried,
+        per_second=laws.tried / seconds if seconds else None,
         failed=laws.failed,
+        rejected=tuple(
+            RejectedCandidate(missing=one.missing, source=one.source, reason=one.reason)
+            for one in laws.rejected
+        ),
+        inclusion=laws.inclusion,
     )
 
 

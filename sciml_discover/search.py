@@ -22,7 +22,10 @@ from sciml_discover.holes import AbstractFilling
 from sciml_discover.library import Library
 from sciml_discover.outlook import look_around
 from sciml_discover.refit import Candidates, Fits, Refitter
+from sciml_discover.scores import whiteness
 from sciml_discover.shortlist import PER_SIZE, Shortlist, short_laws
+from sciml_discover.system import System
+from sciml_discover.trajectories import Dataset
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +49,10 @@ MOST_TRIES = 3
 """Times that a law is fitted at most, from different laws from which it looks good."""
 
 PLAUSIBLE = 1e-3
-"""Probability of so large a misfit below which the best law is not good enough, and the search widens."""
+"""Probability of such residuals, by their size or their pattern, below which the search widens."""
+
+UNSTABLE = "no continuous trajectory of it could be fitted: it is unstable, or far from the data"
+"""Why a law is rejected that could not be solved."""
 
 GROSS = 1000.0
 """Mean squared residual, in units of the noise, of a law that is no more than an approximation."""
@@ -79,11 +85,15 @@ class Judge:
     """Ranks fits of candidate laws.
 
     Attributes:
+        system: the known physics with its holes.
+        train: the rows that laws are fitted to.
         criterion: of misfit, numbers and terms.
         libraries: one per hole.
         constraints: what laws may contain.
     """
 
+    system: System
+    train: Dataset
     criterion: Criterion
     libraries: Sequence[Library]
     constraints: Constraints
@@ -111,12 +121,53 @@ class Judge:
         return bool(fits.chi_square[0] > GROSS * self.criterion.counts.sum())
 
     def plausible(self, fits: Fits) -> bool:
-        """Return whether the residuals of one fit are no larger than the noise explains."""
+        """Return whether the residuals of one fit are no larger than the noise explains, and leave no pattern."""
         numbers = fits.candidates.complexity[0] + fits.candidates.n_inner(self.libraries)[0]
         freedom = int(self.criterion.counts.sum() - self.criterion.n_common - numbers)
         if freedom <= 0:
             return True
-        return misfit_p_value(float(fits.chi_square[0]), freedom, self.criterion.noise)[0] > PLAUSIBLE
+        noise = self.criterion.noise
+        if misfit_p_value(float(fits.chi_square[0]), freedom, noise)[0] <= PLAUSIBLE:
+            return False
+        observation = self.system.observation(self.train.observables)
+        predicted = [
+            observation.values(
+                trajectory.times, states[: len(trajectory.times)].cpu().numpy(), trajectory.controls
+            )
+            for trajectory, states in zip(self.train.trajectories, fits.states[0], strict=True)
+        ]
+        return min(whiteness(self.train, predicted, noise).values(), default=1.0) > PLAUSIBLE
+
+    def objection(self, fits: Fits, row: int) -> str | None:
+        """Return why a fit, or the lower bound of one, cannot be the law; None if nothing speaks against it."""
+        if not np.isfinite(fits.misfit[row]).all():
+            return UNSTABLE
+        for support, values, signs, library in zip(
+            fits.candidates.supports,
+            fits.candidates.coefficients,
+            self.constraints.signs,
+            self.libraries,
+            strict=True,
+        ):
+            for term in np.flatnonzero(support[row] & (values[row] * signs < 0.0)):
+                sign = "positive" if signs[term] > 0 else "negative"
+                return (
+                    f"fits best where the coefficient of {library.texts[term]} is not {sign}, as it has to be"
+                )
+        return None
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """Why a law that was fitted is none.
+
+    Attributes:
+        source: who proposed it.
+        reason: in words.
+    """
+
+    source: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -171,6 +222,7 @@ class LawSearch:
         watch: called with the progress.
         files: where the search writes how far it is, between rounds of moves.
         compared: how many laws were looked at, each from one or several trajectories.
+        rejected: laws that were fitted and cannot be the law, by the key of their candidate.
     """
 
     refitter: Refitter
@@ -181,6 +233,7 @@ class LawSearch:
     watch: Watch
     files: Checkpoints
     compared: int = 0
+    rejected: dict[bytes, Rejection] = field(default_factory=dict)
     _tries: Counter[bytes] = field(default_factory=Counter)
     _reached: dict[bytes, float] = field(default_factory=dict)
 
@@ -231,6 +284,7 @@ class LawSearch:
         known = [bytes.fromhex(key) for key in notes["known"]]
         self._tries = Counter(dict(zip(known, tensors["tries"].tolist(), strict=True)))
         self._reached = dict(zip(known, tensors["reached"].tolist(), strict=True))
+        self.rejected = {bytes.fromhex(key): Rejection(*why) for key, *why in notes["rejected"]}
         expanded = frozenset(bytes.fromhex(key) for key in notes["expanded"])
         fits = Fits.recall(notes["sources"], tensors, len(self.judge.libraries))
         return Standing(fits, notes["wider"], notes["number"], expanded, float(tensors["best"]))
@@ -240,6 +294,7 @@ class LawSearch:
         notes = {
             "compared": self.compared,
             "known": [key.hex() for key in self._tries],
+            "rejected": [[key.hex(), why.source, why.reason] for key, why in self.rejected.items()],
             "expanded": [key.hex() for key in sorted(standing.expanded)],
             "sources": list(standing.pool.candidates.sources),
             "wider": standing.wider,
@@ -392,7 +447,14 @@ class LawSearch:
         fresh = set(start.candidates.keys)
         self._tries.update(fresh)
         fits, lowest = self._fitted(start, pool, number)
-        reached = lowest | dict(zip(fits.candidates.keys, self.judge.rank(fits).tolist(), strict=True))
+        ends = {key: row for row, key in enumerate(fits.candidates.keys)}
+        reached = lowest | dict(zip(ends, self.judge.rank(fits).tolist(), strict=True))
+        for key, source in zip(start.candidates.keys, start.candidates.sources, strict=True):
+            if np.isinf(reached[key]) and np.isinf(self._reached.get(key, np.inf)):
+                reason = self.judge.objection(fits, ends[key]) if key in ends else UNSTABLE
+                self.rejected[key] = Rejection(source, reason or UNSTABLE)
+            else:
+                self.rejected.pop(key, None)
         for key in fresh:
             self._reached[key] = min(self._reached.get(key, np.inf), reached[key])
         return fits

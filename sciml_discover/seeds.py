@@ -52,7 +52,11 @@ def proposed(supports: Supports, constraints: Constraints, most_terms: int, limi
         ]
         inner = [hole.inner[row] for hole, row in zip(supports.holes, rows, strict=True)]
         source = "+".join(
-            dict.fromkeys(hole.sources[row] for hole, row in zip(supports.holes, rows, strict=True))
+            dict.fromkeys(
+                source
+                for hole, row in zip(supports.holes, rows, strict=True)
+                for source in hole.sources[row].split("+")
+            )
         )
         laws.append(_candidate(complete, values, inner, source))
     return Candidates.join(laws) if laws else None

@@ -172,18 +172,19 @@ def _search(
     rows = make_rows(system, data.train, data.noise).sure_of_starts(factor)
     ude, theta = trained_ude(system, trained)
     states, coordinates, steps = _start(ude, theta, rows, trained)
-    signals = rows.signals(states).cpu().numpy()
-    points = [signals[:, list(inputs)] for inputs in system.hole_inputs]
+    signals = rows.signals(states).cpu().numpy().reshape(*rows.times.shape, -1)
+    series = [list(signals[..., list(inputs)]) for inputs in system.hole_inputs]
     libraries = [
-        library.with_more(hole.parametric).for_data(at)
-        for library, hole, at in zip(build_libraries(system, laws), supports.holes, points, strict=True)
+        library.with_more(hole.parametric).for_data(along)
+        for library, hole, along in zip(build_libraries(system, laws), supports.holes, series, strict=True)
     ]
     redundant, merged = redundant_terms(system, libraries)
-    excluded, invalid = excluded_terms(libraries, points, redundant)
+    excluded, invalid = excluded_terms(libraries, series, redundant)
     constraints = build_constraints(system, libraries, laws, excluded, options.most_terms)
     counts = rows.counts.cpu().numpy()
     n_common = len(system.free_parameters) + len(rows.lengths) * (system.dimension - len(system.held))
-    judge = Judge(Criterion(counts, n_common, constraints.n_terms, data.noise), libraries, constraints)
+    criterion = Criterion(counts, n_common, constraints.n_terms, data.noise)
+    judge = Judge(system, data.train, criterion, libraries, constraints)
     refitter = Refitter(system, libraries, rows, steps)
     search = LawSearch(refitter, judge, options.search, options.rival_delta, coordinates[1:], watch, files)
     network = ude.filling, theta[:, ude.n_free :]

@@ -1,10 +1,8 @@
-"""From fitted numbers to expressions that people read: rounding by the error, snapping, canonical terms."""
+"""Expressions with fitted numbers in them: sums of terms, canonical terms, terms that say the same."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -22,49 +20,6 @@ else:
 
 NUMBER = "number"
 """What stands for a fitted number inside a term where only its structure counts."""
-
-LARGEST_DENOMINATOR = 4
-"""Numbers are snapped to integers, halves, thirds and quarters."""
-
-
-def round_to_error(value: float, stderr: float | None) -> float:
-    """Return a number without the digits that its standard error makes meaningless.
-
-    The last digit kept is that of the error's first; two significant digits are kept at least, three where there is
-    no error.
-
-    Example:
-        >>> round_to_error(0.899398722, 0.00061), round_to_error(27.46, 4.0), round_to_error(0.0123456, None)
-        (0.8994, 27.0, 0.0123)
-    """
-    if value == 0.0 or not math.isfinite(value):
-        return value
-    lead = math.floor(math.log10(abs(value)))
-    place = lead - 2
-    if stderr is not None and stderr > 0.0:
-        place = min(math.floor(math.log10(stderr)), lead - 1)
-    return round(value, -place)
-
-
-def snap(value: float, stderr: float | None) -> str | None:
-    """Return the one integer or small fraction within a standard error of a number, or None.
-
-    Nothing is returned where two such numbers are within two standard errors: then the data do not choose.
-
-    Example:
-        >>> snap(0.4998, 0.001), snap(1.02, 0.5), snap(0.9, 0.001)
-        ('1/2', None, None)
-    """
-    if stderr is None or not stderr > 0.0:
-        return None
-    simple = {
-        Fraction(round(value * denominator), denominator) for denominator in range(1, LARGEST_DENOMINATOR + 1)
-    }
-    spacing = 1.0 / (LARGEST_DENOMINATOR * (LARGEST_DENOMINATOR - 1))
-    inside = [number for number in simple if number != 0 and abs(float(number) - value) <= stderr]
-    if len(inside) != 1 or 4.0 * stderr > spacing:
-        return None
-    return str(inside[0])
 
 
 def linear_combination(

@@ -350,9 +350,9 @@ STAGES: tuple[Stage, ...] = (
     Stage("data", 2, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
     Stage("train", 6, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
-    Stage("regress", 3, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
+    Stage("regress", 4, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
-        "select", 7, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+        "select", 8, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),
     Stage(
         "validate",
@@ -365,7 +365,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        2,
+        3,
         ("data", "train", "sample", "select", "validate"),
         RenderedReport,
         _report_options,

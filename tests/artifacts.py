@@ -14,11 +14,11 @@ from scipy.integrate import solve_ivp
 from sciml_discover.laws import Estimate, Law, LawParameter, LawTerm
 from sciml_discover.next_measurement import NextMeasurement
 from sciml_discover.noise import Noise
+from sciml_discover.ranking import RankedLaws, RejectedLaw
 from sciml_discover.readers import PreparedData
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
 from sciml_discover.result import DiscoveryResult, assemble_result
 from sciml_discover.scores import Metrics
-from sciml_discover.selection import RankedLaws
 from sciml_discover.system import System, SystemOptions
 from sciml_discover.trained import Event, History, Survivors, TrainedNetwork, TrainingResult
 from sciml_discover.trajectories import Dataset, Trajectory
@@ -203,6 +203,8 @@ def _laws(data: PreparedData) -> RankedLaws:
         compared=40,
         tried=6,
         failed=1,
+        rejected=(RejectedLaw({"predation": ("lynx",), "growth": ("1",)}, "move", "it is unstable"),),
+        inclusion={"predation": {"hare*lynx": 0.87, "hare*lynx**2": 0.13}, "growth": {"hare*lynx": 1.0}},
         identifiability=("hare*lynx and hare*lynx**2 are collinear on the visited region.",),
         front_complexity=np.array([1, 2, 2, 3, 3, 4]),
         front_chi_square=np.array([5.0e4, 29.3, 33.1, 29.0, np.inf, 28.8]),
@@ -214,7 +216,7 @@ def _law(
 ) -> Law:
     def terms(value: float, error: float) -> tuple[LawTerm, ...]:
         estimate = Estimate(value, error, (value - 1.96 * error, value + 1.96 * error))
-        return (LawTerm(term, estimate, None, {}),)
+        return (LawTerm(term, estimate, {}),)
 
     beta, gamma, alpha = 0.8996123456789012, 0.8007654321098765, 1.3 - 1.0 / 3.0 * 1e-3
     return Law(

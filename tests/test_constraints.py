@@ -81,7 +81,7 @@ def test_terms_without_a_value_on_the_data_are_left_out_and_named() -> None:
     options = LawOptions(library=LibraryOptions(polynomial_degree=1, functions=("log",)))
     libraries = build_libraries(LOTKA_VOLTERRA.system, options)
     points = np.array([[1.0, 2.0], [0.5, -0.1]])
-    masks, notes = excluded_terms(libraries, [points, points], [np.zeros(5, dtype=bool)] * 2)
+    masks, notes = excluded_terms(libraries, [[points], [points]], [np.zeros(5, dtype=bool)] * 2)
     assert libraries[0].texts == ("1", "x", "y", "log(x)", "log(y)")
     assert masks[0].tolist() == [False, False, False, False, True]
     assert notes == ["log(y) has no finite value everywhere on the data: left out of the library"]

@@ -65,7 +65,7 @@ def test_an_undetermined_number_has_no_error_and_is_shown_with_three_digits() ->
     [term] = law.missing["predation"]
     assert term.coefficient.stderr is None
     assert term.coefficient.interval95 is None
-    assert term.snapped is None
+    assert term.coefficient.snapped is None
     assert law.expressions["predation"] == "0.9*x*y"
     assert not np.isnan(law.covariance).any()
 

@@ -101,7 +101,7 @@ def test_templates_take_each_input() -> None:
 
 def test_inner_parameters_take_their_size_from_the_data() -> None:
     points = np.random.default_rng(0).uniform(0.0, 1.0, (500, 2)) * [200.0, 0.02]
-    library = build_library(("x", "y"), INNER).for_data(points)
+    library = build_library(("x", "y"), INNER).for_data([points])
     large, small = library.inner[0], library.inner[1]
     assert large.start == pytest.approx(100.0, rel=0.2)
     assert small.start == pytest.approx(0.01, rel=0.2)
@@ -125,7 +125,7 @@ def test_inner_parameters_as_told() -> None:
     options = INNER.model_copy(
         update={"inner": {"K": InnerOptions(start=3.0), "n": InnerOptions(start=2.0, bounds=(1, 3))}}
     )
-    library = build_library(("x", "y"), options).for_data(np.ones((5, 2)))
+    library = build_library(("x", "y"), options).for_data([np.ones((5, 2))])
     assert [item.start for item in library.inner] == [3.0, 3.0, 3.0, 2.0, 3.0, 2.0]
     assert (library.inner[3].low, library.inner[3].high) == (1, 3)
     np.testing.assert_allclose(
@@ -177,7 +177,7 @@ def test_templates_that_are_no_terms_for_some_inputs_are_left_out_there() -> Non
 
 def test_exponents_start_where_exponents_are() -> None:
     options = LibraryOptions(polynomial_degree=1, templates=("input**n",), inner={"n": InnerOptions()})
-    library = build_library(("x",), options).for_data(np.linspace(100.0, 300.0, 20)[:, None])
+    library = build_library(("x",), options).for_data([np.linspace(100.0, 300.0, 20)[:, None]])
     starts = library.start_values(2)
     assert ((starts >= 0.2) & (starts <= 5.0)).all()
     assert np.isfinite(library.matrix(np.array([[100.0], [300.0]]), starts[0])).all()
@@ -187,7 +187,7 @@ def test_start_values_of_tiny_data_stay_apart() -> None:
     options = LibraryOptions(
         polynomial_degree=1, templates=("input/(K + input)",), inner={"K": InnerOptions()}
     )
-    library = build_library(("x",), options).for_data(np.full((5, 1), 1e-13))
+    library = build_library(("x",), options).for_data([np.full((5, 1), 1e-13)])
     assert (library.start_values(2) < 1e-10).sum() == 3
 
 
@@ -202,7 +202,7 @@ def test_a_term_with_several_starts_keeps_the_one_that_says_most() -> None:
         polynomial_degree=1, templates=("input/(K + input)",), inner={"K": InnerOptions()}
     )
     points = np.linspace(0.05, 3.0, 60)[:, None]
-    columns = build_library(("x",), options).for_data(points).columns(points)
+    columns = build_library(("x",), options).for_data([points]).columns(points)
     own = np.flatnonzero(columns.owner == 2)
     support = columns.owner == 2
     size = np.zeros(len(columns.owner))

@@ -259,7 +259,7 @@ def saturating() -> tuple[Library, Blocks]:
     library = build_library(
         ("x",),
         LibraryOptions(polynomial_degree=1, templates=("input/(K + input)",), inner={"K": InnerOptions()}),
-    ).for_data(np.linspace(0.5, 4.0, 20)[:, None])
+    ).for_data([np.linspace(0.5, 4.0, 20)[:, None]])
     free, nothing = np.ones(len(library), dtype=bool), np.zeros(len(library), dtype=bool)
     return library, Blocks.of([library], Constraints((free,), (nothing,), (nothing.astype(int),), (), 5))
 

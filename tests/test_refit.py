@@ -203,7 +203,7 @@ def test_inner_parameters_are_refitted_too() -> None:
     )
     rows = problem.rows(0.005)
     term = LibraryTerm("s/(K + s)", (InnerParameter("K"),))
-    library = Library(("s",), [LibraryTerm("s"), term]).for_data(rows.smooth_states.flatten(0, 1).numpy())
+    library = Library(("s",), [LibraryTerm("s"), term]).for_data([rows.smooth_states.flatten(0, 1).numpy()])
     one = Candidates((np.array([[False, True]]),), (np.array([[0.0, 1.0]]),), (np.array([[5.0]]),), ("hand",))
     refitter = Refitter(system, [library], rows, 2)
     fits = refitter.refit(Fits.begin(one, rows.smooth_states, torch.zeros(1, 0).double()), nobody_watches)

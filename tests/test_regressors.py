@@ -373,8 +373,10 @@ def test_regress_asks_every_regressor_about_every_hole_and_keeps_no_doubles() ->
     assert [event.message for event in seen] == ["predation", "growth"]
     for hole in found.holes:
         assert len(np.unique(hole.supports, axis=0)) == len(hole.supports) == len(hole.sources)
-        assert set(hole.sources) <= {"frols", "bagging", "best_subset"}
-        assert hole.sources[0] == "frols"
+        proposers = [source.split("+") for source in hole.sources]
+        assert {name for own in proposers for name in own} <= {"frols", "bagging", "best_subset"}
+        assert all(own == sorted(own, key=["frols", "bagging", "best_subset"].index) for own in proposers)
+        assert proposers[0][0] == "frols"
         assert hole.inclusion.shape == (len(hole.terms),)
         assert hole.inclusion[hole.terms.index("x*y")] > 0.9
         assert hole.parametric == ()
@@ -383,6 +385,8 @@ def test_regress_asks_every_regressor_about_every_hole_and_keeps_no_doubles() ->
         truth = np.array([text == "x*y" for text in hole.terms])
         assert (best >= truth).all()
         row = int(np.flatnonzero((hole.supports == truth).all(axis=1))[0])
+        # Whoever proposes it is named, not only the first.
+        assert {"frols", "best_subset"} <= set(proposers[row])
         assert hole.coefficients[row].sum() == pytest.approx(1.0)
         assert hole.residuals[row] < 1e-8
 

@@ -140,7 +140,9 @@ def test_the_page_says_what_was_found(page: str) -> None:
         "hare*lynx and hare*lynx**2 are collinear",
         "alpha is not identifiable beside a free network",
         "1 rival is so close that the data do not decide",
-        "1 of them could not be solved",
+        "1 of them were rejected",
+        "beside these terms, hare*lynx**2 in predation (13 %)",
+        "predation: lynx; growth: 1; it is unstable",
         "Estimated from the data, without the law",
         "17 training rows (33 values), 4 hold-out rows",
         "python 3.11",
@@ -168,8 +170,8 @@ def test_numbers_inside_a_term_have_rows_of_their_own(run_artifacts: SmallRun) -
 
 def test_without_units_there_is_no_column_of_them(run_artifacts: SmallRun, page: str) -> None:
     text = render_report(**{**run_artifacts.report_arguments(), "units": UnitTable()})
-    assert '<th>Unit</th><th class="n">Could be</th>' in page
-    assert '<th>Unit</th><th class="n">Could be</th>' not in text
+    assert '<th>Unit</th><th class="n">Inclusion</th>' in page
+    assert '<th>Unit</th><th class="n">Inclusion</th>' not in text
 
 
 def test_a_rejected_run_says_so(run_artifacts: SmallRun) -> None:
@@ -308,10 +310,11 @@ def test_numbers_with_errors(value: float | None, stderr: float, text: str) -> N
     ("ends", "text"),
     [
         ((0.4561, 0.5063), "0.456 to 0.506"), ((-1.0, 1.0), "−1.0 to 1.0"), (None, "–"),
-        ((0.0, float("inf")), "–"), ((2.0, 2.0), "2.00000"), ((1.0e-9, 1.2e-9), "1.00 × 10⁻⁹ to 1.20 × 10⁻⁹"),
+        ((0.5, float("inf")), "from 0.500"), ((None, 0.5), "up to 0.500"), ((None, None), "–"),
+        ((2.0, 2.0), "2.00000"), ((1.0e-9, 1.2e-9), "1.00 × 10⁻⁹ to 1.20 × 10⁻⁹"),
     ],
 )  # fmt: skip
-def test_intervals(ends: tuple[float, float] | None, text: str) -> None:
+def test_intervals(ends: tuple[float | None, float | None] | None, text: str) -> None:
     assert interval(ends) == text
 
 

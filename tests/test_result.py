@@ -97,7 +97,8 @@ def test_what_the_result_says(run_artifacts: SmallRun) -> None:
     assert content["equations_full"] == law.equations_full
     assert content["parameters"]["alpha"]["unit"] == "1/year"
     assert content["parameters"]["delta"] == {
-        "value": 1.8, "stderr": None, "interval95": None, "unit": "1/year", "fixed": True, "identifiable": True,
+        "value": 1.8, "stderr": None, "interval95": None, "snapped": None, "unit": "1/year", "fixed": True,
+        "identifiable": True,
     }  # fmt: skip
     (term,) = content["missing"]["predation"]["terms"]
     assert term["term"] == "hare*lynx"

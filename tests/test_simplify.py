@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import sympy
 
@@ -13,9 +12,7 @@ from sciml_discover.simplify import (
     equations_with_numbers,
     linear_combination,
     redundant_terms,
-    round_to_error,
     same_structure,
-    snap,
 )
 from sciml_discover.system import System
 from tests.problems import LOTKA_VOLTERRA, value
@@ -23,51 +20,6 @@ from tests.problems import LOTKA_VOLTERRA, value
 
 def read(text: str) -> sympy.Expr:
     return parse_expression(text, ["x", "y"], where="test")
-
-
-@pytest.mark.parametrize(
-    ("number", "stderr", "expected"),
-    [
-        (0.899398722, 0.00061, 0.8994),
-        (0.899398722, 0.3, 0.9),
-        (27.46, 4.0, 27.0),
-        (1234.5678, 30.0, 1230.0),
-        (-0.0123456, None, -0.0123),
-        (-0.0123456, 0.0, -0.0123),
-        (0.0, 0.1, 0.0),
-        (3.0, 1e-9, 3.0),
-    ],
-)
-def test_digits_follow_the_error(number: float, stderr: float | None, expected: float) -> None:
-    assert round_to_error(number, stderr) == expected
-
-
-def test_rounding_never_moves_a_number_by_more_than_its_error_or_two_digits() -> None:
-    rng = np.random.default_rng(0)
-    for number, stderr in zip(
-        rng.standard_normal(200) * 10.0 ** rng.integers(-6, 6, 200),
-        10.0 ** rng.uniform(-8, 2, 200),
-        strict=True,
-    ):
-        moved = abs(round_to_error(number, stderr) - number)
-        assert moved <= max(stderr, 0.05 * abs(number)) * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(
-    ("number", "stderr", "expected"),
-    [
-        (0.4998, 0.001, "1/2"),
-        (-2.0001, 0.001, "-2"),
-        (0.3331, 0.001, "1/3"),
-        (1.02, 0.5, None),  # the data do not choose
-        (0.9, 0.001, None),
-        (0.0001, 0.001, None),  # zero is not a coefficient
-        (1.0, None, None),
-        (1.0, 0.0, None),
-    ],
-)
-def test_snapping(number: float, stderr: float | None, expected: str | None) -> None:
-    assert snap(number, stderr) == expected
 
 
 @pytest.mark.parametrize(

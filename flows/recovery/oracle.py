@@ -74,12 +74,12 @@ def setting(
     system = problem.system
     rows = make_rows(system, dataset, noise)
     signals = np.column_stack([states, problem.times])
-    points = [signals[:, list(inputs)] for inputs in system.hole_inputs]
+    series = [[signals[:, list(inputs)]] for inputs in system.hole_inputs]
     libraries = [
-        library.for_data(at) for library, at in zip(build_libraries(system, laws), points, strict=True)
+        library.for_data(along) for library, along in zip(build_libraries(system, laws), series, strict=True)
     ]
     redundant, _ = redundant_terms(system, libraries)
-    excluded, _ = excluded_terms(libraries, points, redundant)
+    excluded, _ = excluded_terms(libraries, series, redundant)
     constraints = build_constraints(system, libraries, laws, excluded, longest=1)
     at = torch.as_tensor(states)[None]
     steps, truth = FIRST_STEPS, truth_at(problem, libraries, at)

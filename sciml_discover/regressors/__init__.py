@@ -23,7 +23,7 @@ from sciml_discover.regressors.stlsq import Stlsq
 from sciml_discover.threads import single_threaded
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sciml_discover.residual_samples import HoleSamples, ResidualSamples
     from sciml_discover.system import System
@@ -72,7 +72,7 @@ class HoleSupports:
         inner: values of the library's inner parameters, of added terms too, shape
             ``(proposals, n_inner)``.
         residuals: misfit of the samples, relative to their norm, shape ``(proposals,)``.
-        sources: which regressor proposed it first.
+        sources: which regressors proposed it, as in ``frols+bagging``.
         inclusion: how often bagging chose each term, shape ``(terms,)``; empty without bagging.
         parametric: terms with parameters inside that regressors add to the library; they are the last of ``terms``.
     """
@@ -118,15 +118,17 @@ def regress(
     libraries = build_libraries(system, options)
     for number, (hole, plain) in enumerate(zip(samples.holes, libraries, strict=True)):
         watch(Progress("regress", hole.hole, number, len(system.missing)))
-        columns = plain.for_data(hole.points).columns(hole.points)
+        columns = plain.for_data(hole.series).columns(hole.points)
         regression = Regression.scaled(columns.matrix, hole.values, hole.weights, hole.sd, seed)
-        sources: dict[bytes, tuple[np.ndarray, str]] = {}
+        sources: dict[bytes, tuple[np.ndarray, list[str]]] = {}
         parametric: dict[str, LibraryTerm] = {}
         inclusion = np.empty(0)
         for regressor in options.regressors:
             for support in regressor.supports(regression):
                 support = columns.one_start_each(support, _sizes(regression, support))
-                sources.setdefault(support.tobytes(), (support, regressor.kind))
+                proposers = sources.setdefault(support.tobytes(), (support, []))[1]
+                if regressor.kind not in proposers:
+                    proposers.append(regressor.kind)
             for term in regressor.parametric_terms(hole):
                 parametric.setdefault(term.text, term)
             if isinstance(regressor, Bagging):
@@ -149,7 +151,7 @@ def _hole_supports(
     hole: HoleSamples,
     columns: Columns,
     regression: Regression,
-    sources: Mapping[bytes, tuple[np.ndarray, str]],
+    sources: Mapping[bytes, tuple[np.ndarray, Sequence[str]]],
     parametric: tuple[LibraryTerm, ...],
     inclusion: np.ndarray,
 ) -> HoleSupports:
@@ -185,7 +187,7 @@ def _hole_supports(
         coefficients=np.array(coefficients, dtype=float).reshape(shape),
         inner=np.array(inner, dtype=float).reshape(len(residuals), len(columns.library.inner) + len(starts)),
         residuals=np.array(residuals),
-        sources=(*(source for _, source in sources.values()), *("implicit",) * more),
+        sources=(*("+".join(proposers) for _, proposers in sources.values()), *("implicit",) * more),
         inclusion=inclusion,
         parametric=parametric,
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sciml_discover.report import equations, figures
-from sciml_discover.report.numbers import MISSING, interval, number, with_error
+from sciml_discover.report.numbers import MISSING, interval, number, percent, remark, with_error
 from sciml_discover.units import UnitTable
 
 if TYPE_CHECKING:
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from sciml_discover.system import System
     from sciml_discover.training import TrainingResult
     from sciml_discover.validation import ModelScore, ValidationReport
+
+OTHER_TERMS = 6
+"""Terms that the choice does not have whose probability is named."""
 
 VERDICTS = {
     "accepted": "The law passes every condition of the verdict.",
@@ -78,6 +81,7 @@ def render_report(
         holes=[equations.hole_equation(hole, text, system) for hole, text in choice.expressions.items()],
         terms=_terms(choice, system, units),
         parameters=_parameters(choice, units),
+        others=_other_terms(laws),
         with_units=bool(units.names),
         models=_models(validation),
         has_holdout=data.holdout is not None,
@@ -157,15 +161,15 @@ def _terms(law: Law, system: System, units: UnitTable) -> list[dict[str, str]]:
         for term in terms:
             found = units.of_term(hole, term.term)
             shown = equations.inline(term.term, system, term.inner)
-            rows.append(_number_row(hole, shown, term.coefficient, found.coefficient, term.snapped))
+            rows.append(_number_row(hole, shown, term.coefficient, found.coefficient, term.inclusion))
             for name, inner in term.inner.items():
                 shown = equations.inline(name, system, term.inner)
-                rows.append(_number_row(hole, shown, inner, found.inner.get(name), None))
+                rows.append(_number_row(hole, shown, inner, found.inner.get(name)))
     return rows
 
 
 def _number_row(
-    hole: str, shown: str, found: Estimate, unit: str | None, snapped: str | None
+    hole: str, shown: str, found: Estimate, unit: str | None, inclusion: float | None = None
 ) -> dict[str, str]:
     return {
         "hole": hole,
@@ -173,8 +177,21 @@ def _number_row(
         "value": with_error(found.value, found.stderr),
         "interval": interval(found.interval95),
         "unit": unit or "",
-        "snapped": snapped or MISSING,
+        "inclusion": percent(inclusion),
+        "note": remark(identifiable=found.stderr is not None, snapped=found.snapped),
     }
+
+
+def _other_terms(laws: RankedLaws) -> list[str]:
+    """Return the terms that the choice does not have, with their probability, the most probable first."""
+    own = {hole: {term.term for term in terms} for hole, terms in laws.laws[0].missing.items()}
+    others = [
+        (share, f"{term} in {hole} ({percent(share)})")
+        for hole, shares in laws.inclusion.items()
+        for term, share in shares.items()
+        if term not in own[hole]
+    ]
+    return [text for _, text in sorted(others, reverse=True)[:OTHER_TERMS]]
 
 
 def _parameters(law: Law, units: UnitTable) -> list[dict[str, str]]:
@@ -186,7 +203,7 @@ def _parameters(law: Law, units: UnitTable) -> list[dict[str, str]]:
             else with_error(known.estimate.value, known.estimate.stderr),
             "interval": MISSING if known.fixed else interval(known.estimate.interval95),
             "unit": known.unit or units.names.get(name, ""),
-            "note": "fixed" if known.fixed else "" if known.identifiable else "not determined by the data",
+            "note": remark(known.fixed, known.identifiable, known.estimate.snapped),
         }
         for name, known in law.parameters.items()
     ]
@@ -230,7 +247,7 @@ def _laws(laws: RankedLaws, validation: ValidationReport, system: System) -> lis
             "chi_square": number(law.chi_square),
             "delta": number(law.delta),
             "holdout": number(error),
-            "source": law.source.replace("+", ", "),
+            "source": law.source,
             "status": law.status,
         }
         for rank, (law, error) in enumerate(zip(laws.laws, validation.rivals_holdout, strict=True))

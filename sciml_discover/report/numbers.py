@@ -49,16 +49,22 @@ def with_error(value: float | None, stderr: float | None) -> str:
     return f"({shown}) × {_power(scale)}" if scale else shown
 
 
-def interval(ends: tuple[float, float] | None) -> str:
-    """Return an interval, its width deciding how many digits are shown.
+def interval(ends: tuple[float | None, float | None] | None) -> str:
+    """Return an interval, its width deciding how many digits are shown; an end that is not finite is not known.
 
     Example:
-        >>> interval((0.4561, 0.5063)), interval(None)
-        ('0.456 to 0.506', '–')
+        >>> interval((0.4561, 0.5063)), interval((0.4561, None)), interval(None)
+        ('0.456 to 0.506', 'from 0.456', '–')
     """
-    if ends is None or not all(math.isfinite(end) for end in ends):
-        return MISSING
-    low, high = ends
+    low, high = (None if end is None or not math.isfinite(end) else end for end in ends or (None, None))
+    if low is None or high is None:
+        return (
+            f"from {number(low)}"
+            if high is None and low is not None
+            else MISSING
+            if high is None
+            else f"up to {number(high)}"
+        )
     width = high - low
     if not width > 0:
         return number(low, 6)
@@ -69,6 +75,40 @@ def interval(ends: tuple[float, float] | None) -> str:
         decimals = max(digits - 1 - exponent, 0)
         return f"{_sign(f'{low:.{decimals}f}')} to {_sign(f'{high:.{decimals}f}')}"
     return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def percent(share: float | None) -> str:
+    """Return a probability as a person reads it, nothing for one that is not known.
+
+    Example:
+        >>> percent(0.0312), percent(0.99999), percent(None)
+        ('3.1 %', '> 99.9 %', '')
+    """
+    if share is None:
+        return ""
+    if 0.0 < share < 1e-3:
+        return "< 0.1 %"
+    return (
+        "> 99.9 %"
+        if 0.999 < share < 1.0
+        else f"{100.0 * share:.3g} %"
+        if share > 0.1
+        else f"{100.0 * share:.2g} %"
+    )
+
+
+def remark(fixed: bool = False, identifiable: bool = True, snapped: str | None = None) -> str:
+    """Return what is to say of a number beside its value.
+
+    Example:
+        >>> remark(fixed=True), remark(identifiable=False), remark(snapped="1/2"), remark()
+        ('fixed', 'not determined by the data', '≈ 1/2', '')
+    """
+    if fixed:
+        return "fixed"
+    if not identifiable:
+        return "not determined by the data"
+    return f"≈ {snapped}" if snapped else ""
 
 
 def _exponent(value: float) -> int:
