@@ -113,9 +113,10 @@ def collinear_terms(
         support = candidates.supports[number][0].astype(bool)
         inner = np.where(support[library.owner], candidates.inner[number][0], library.starts_at(0))
         columns = library.matrix(points[:, list(inputs)], inner)
-        size = np.linalg.norm(columns, axis=0)
-        usable = np.isfinite(size) & (size > 0.0) & (allowed[number] | support)
-        unit = columns[:, usable] / size[usable]
+        largest = np.abs(columns).max(axis=0)
+        usable = np.isfinite(largest) & (largest > 0.0) & (allowed[number] | support)
+        unit = columns[:, usable] / largest[usable]
+        unit /= np.linalg.norm(unit, axis=0)
         cosine = np.zeros((len(library), len(library)))
         cosine[np.ix_(usable, usable)] = np.abs(unit.T @ unit)
         for term in np.flatnonzero(support):

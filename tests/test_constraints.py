@@ -16,7 +16,7 @@ from sciml_discover.constraints import (
     excluded_terms,
 )
 from sciml_discover.errors import InputError
-from sciml_discover.library import LibraryOptions
+from sciml_discover.library import InnerOptions, LibraryOptions
 from tests.problems import LOTKA_VOLTERRA
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
@@ -85,6 +85,26 @@ def test_terms_without_a_value_on_the_data_are_left_out_and_named() -> None:
     assert libraries[0].texts == ("1", "x", "y", "log(x)", "log(y)")
     assert masks[0].tolist() == [False, False, False, False, True]
     assert notes == ["log(y) has no finite value everywhere on the data: left out of the library"]
+
+
+def test_a_term_with_a_parameter_that_has_no_good_start_says_what_to_do() -> None:
+    library = LibraryOptions(
+        polynomial_degree=1, templates=("log(input - K)",), inner={"K": InnerOptions(bounds=(10.0, 20.0))}
+    )
+    series = [[np.array([[1.0, 2.0], [0.5, 0.1]])]] * 2
+    libraries = [
+        own.for_data(along)
+        for own, along in zip(
+            build_libraries(LOTKA_VOLTERRA.system, LawOptions(library=library)), series, strict=True
+        )
+    ]
+    masks, notes = excluded_terms(libraries, series, [np.zeros(5, dtype=bool)] * 2)
+    assert masks[0].tolist() == [False] * 3 + [True] * 2
+    assert notes == [
+        f"log({name} - K) has no finite value everywhere on the data for any start of K "
+        "(give one in [regress.library] inner): left out of the library"
+        for name in "xy"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from sciml_discover.identifiability import CANCEL, cancellations
+from sciml_discover.identifiability import CANCEL, cancellations, collinear_terms
 from sciml_discover.library import Library, LibraryTerm
 from sciml_discover.refit import Candidates
 from sciml_discover.system import System
@@ -39,3 +39,26 @@ def test_terms_that_undo_each_other_are_named_with_their_hole() -> None:
 def test_single_terms_and_empty_holes_cancel_nothing() -> None:
     assert named((1e-3, 0.0), (0.0, 0.0)) == []
     assert named((10.0, -5.0), (1.0, 0.0)) == []
+
+
+def alike(low: float, high: float, *, allowed: tuple[bool, ...] = (True,) * 4) -> list[str]:
+    terms = [LibraryTerm(text) for text in ("1", "x", "x**3", "sin(x)")]
+    library = Library(("x",), terms)
+    system = System.from_text(states=["x"], missing={"f": ["x"]}, equations={"x": "f - x"})
+    rows = np.linspace(low, high, 41)
+    support = np.array([[False, True, False, False]])
+    candidates = Candidates((support,), (support * 1.5,), (np.zeros((1, 0)),), ("hand",))
+    signals = torch.as_tensor(np.column_stack([rows, np.arange(41.0)]))
+    return collinear_terms(system, [library], [np.array(allowed)], signals, candidates)
+
+
+def test_terms_that_go_along_with_one_of_the_choice_are_named() -> None:
+    [sentence] = alike(0.98, 1.02)
+    assert sentence.startswith(
+        "x in f is collinear, over the region that the data visit, with sin(x), 1, x**3 (cosine up to 0.99"
+    )
+    assert alike(0.0, 3.0) == []
+    # For small x the sine is x, and the cube is something else.
+    [sentence] = alike(-0.1, 0.1)
+    assert "with sin(x) (cosine" in sentence
+    assert alike(-0.1, 0.1, allowed=(True, True, True, False)) == []

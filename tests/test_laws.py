@@ -120,3 +120,29 @@ def test_a_parameter_at_its_bound_has_no_error_and_takes_none_from_others() -> N
     error = law.missing["push"][0].coefficient.stderr
     assert error is not None
     np.testing.assert_allclose(error, np.sqrt(covariance[1, 1]))
+
+
+def test_an_end_of_an_interval_that_was_not_found_stays_open() -> None:
+    builder, fits, covariance = built()
+    intervals = np.array([[0.7, np.nan], [np.nan, np.nan]])
+    law = builder.law(fits, 0, covariance, 1.0, 0.0, intervals)
+    [first], [second] = law.missing["predation"], law.missing["growth"]
+    assert first.coefficient.interval95 == (0.7, np.inf)
+    assert second.coefficient.interval95 is None
+    assert second.coefficient.stderr is not None
+
+
+def test_numbers_are_rounded_and_snapped_together() -> None:
+    builder, fits, covariance = built()
+    alone = builder.law(fits, 1, covariance, 1.0, 0.0)
+    # 0.9 within 0.02, 0.01 within 0.01: what one number alone is worth.
+    assert alone.expressions["predation"] == "0.9*x*y + 0.01*x + 0.01*y**2"
+    fits.candidates.coefficients[0][1] += np.where(fits.candidates.supports[0][1], 0.0012345, 0.0)
+    errors = np.sqrt(np.diag(covariance))
+    correlation = np.eye(7)
+    correlation[:3, :3] = 0.99999 + 1e-5 * np.eye(3)
+    joint = builder.law(fits, 1, correlation * np.outer(errors, errors), 1.0, 0.0)
+    alone = builder.law(fits, 1, covariance, 1.0, 0.0)
+    assert len(joint.expressions["predation"]) > len(alone.expressions["predation"])
+    assert joint.expressions_full == alone.expressions_full
+    assert alone.missing["growth"][0].coefficient.snapped is None

@@ -9,7 +9,7 @@ import torch
 
 from sciml_discover.errors import InputError
 from sciml_discover.expressions import symbol
-from sciml_discover.library import InnerOptions, LibraryOptions, build_library
+from sciml_discover.library import InnerOptions, Library, LibraryOptions, LibraryTerm, build_library
 
 
 def test_terms_come_by_degree_without_doubles() -> None:
@@ -208,3 +208,52 @@ def test_a_term_with_several_starts_keeps_the_one_that_says_most() -> None:
     size = np.zeros(len(columns.owner))
     size[own] = np.arange(len(own)) + 1.0
     assert np.flatnonzero(columns.one_start_each(support, size)).tolist() == [own[-1]]
+
+
+def along(*series: str) -> list[np.ndarray]:
+    """One input along some trajectories."""
+    return [np.array(one.split(), dtype=float)[:, None] for one in series]
+
+
+def test_a_term_has_no_value_where_a_trajectory_would_have_to_pass_its_pole() -> None:
+    texts = ("x", "1/x", "1/x**2", "x/(1 + x)", "tan(x)", "log(x)", "exp(-x)", "1/(1 + x**2)")
+    library = Library(("x",), [LibraryTerm(text) for text in texts])
+
+    def without(*series: str) -> set[str]:
+        [valid] = library.valid(along(*series))
+        return {text for text, good in zip(texts, valid, strict=True) if not good}
+
+    # Every row has a value of 1/x; between two of them it has none.
+    assert without("-0.5 -0.25 0.25 0.5") == {"1/x", "1/x**2", "log(x)"}
+    assert without("-1.5 -0.8") == {"x/(1 + x)", "log(x)"}
+    assert without("1.4 1.7 2.0") == {"tan(x)"}
+    # From one trajectory to another nothing moves.
+    assert without("-0.5 -0.25", "0.25 0.5") == {"log(x)"}
+    assert without("0.5 0.25") == set()
+
+
+def test_a_start_without_a_value_is_left_out_and_the_term_stays() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1, templates=("sqrt(K - input)", "input/(K - input)"), inner={"K": InnerOptions()}
+    )
+    plain = build_library(("x",), options)
+    series = along("1.0 1.5 2.0 3.0")
+    library = plain.for_data(series)
+    for term in (2, 3):
+        starts = library.start_values(term)[:, 0]
+        every = {1.75 * 0.2, 1.75, 1.75 * 5, 0.2 / 1.75, 1 / 1.75, 5 / 1.75}
+        allowed = {start for start in every if start > 3.0 or (term == 3 and start < 1.0)}
+        np.testing.assert_allclose(sorted(starts), sorted(allowed), rtol=1e-9)
+        assert library.valid(series)[: len(starts), term].all()
+    # What regressions are made of are columns with values only.
+    assert np.isfinite(library.columns(series[0]).matrix).all()
+
+
+def test_a_term_without_a_value_at_any_start_is_known_as_such() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1, templates=("log(input - K)",), inner={"K": InnerOptions(bounds=(1.0, 2.0))}
+    )
+    series = along("0.1 0.2 0.3")
+    library = build_library(("x",), options).for_data(series)
+    assert library.valid(series).any(axis=0).tolist() == [True, True, False]
+    assert len(library.start_values(2)) > 0

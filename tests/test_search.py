@@ -6,17 +6,22 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from sciml_discover.base import Progress
-from sciml_discover.constraints import HoleOptions, LawOptions
+from sciml_discover.base import Progress, nobody_watches
+from sciml_discover.constraints import HoleOptions, LawOptions, build_constraints
+from sciml_discover.criterion import Criterion, misfit_p_value
 from sciml_discover.expressions import parse_expression
-from sciml_discover.library import InnerOptions, LibraryOptions
+from sciml_discover.library import InnerOptions, LibraryOptions, build_library
+from sciml_discover.objectives.problem import make_rows
+from sciml_discover.refit import Fits, Refitter
 from sciml_discover.regressors import BestSubset, HoleSupports, Implicit, RegressOptions, Supports, regress
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
-from sciml_discover.search import SearchOptions
+from sciml_discover.search import PLAUSIBLE, Judge, SearchOptions
 from sciml_discover.selection import SelectOptions, select
 from sciml_discover.system import System
-from tests.problems import LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained, value
+from sciml_discover.ude import ParameterMap
+from tests.problems import LOGISTIC, LOTKA_VOLTERRA, Problem, candidates_of, propose, untrained, value
 
 DEGREE3 = LibraryOptions(polynomial_degree=3)
 POOR = [
@@ -167,3 +172,47 @@ def test_a_law_with_a_forbidden_sign_is_never_chosen() -> None:
         assert np.isfinite(law.criterion)
         for term in law.missing["crowding"]:
             assert term.term not in negative or term.coefficient.value < 0
+
+
+def test_a_pattern_in_the_residuals_widens_the_search_as_their_size_does() -> None:
+    data = LOTKA_VOLTERRA.data(0.01, seed=3)
+    rows = make_rows(LOTKA_VOLTERRA.system, data.train, data.noise)
+    law = {"predation": {"x*y": 0.9}, "growth": {"x*y": 0.8}}
+    libraries = [build_library(hole.inputs, DEGREE3) for hole in LOTKA_VOLTERRA.system.missing]
+    nothing = [np.zeros(len(library), dtype=bool) for library in libraries]
+    constraints = build_constraints(LOTKA_VOLTERRA.system, libraries, LawOptions(library=DEGREE3), nothing, 5)
+    criterion = Criterion(rows.counts.numpy(), 2, constraints.n_terms, data.noise)
+    judge = Judge(LOTKA_VOLTERRA.system, data.train, criterion, libraries, constraints)
+    start = Fits.begin(
+        candidates_of(LOTKA_VOLTERRA, DEGREE3, law),
+        rows.smooth_states,
+        ParameterMap(LOTKA_VOLTERRA.system).initial(1),
+    )
+    fits = Refitter(LOTKA_VOLTERRA.system, libraries, rows, 4).refit(start, nobody_watches)
+    assert judge.plausible(fits)
+    # As small as noise, but slow: what a missing term leaves.
+    wave = torch.sin(torch.linspace(0.0, 6.0, rows.times.shape[1], dtype=torch.float64))
+    off = (rows.values + 1.2 * wave[:, None] / rows.weights)[None]
+    pattern = replace(fits, states=off, misfit=rows.misfit(off).numpy())
+    numbers = int(rows.counts.sum()) - 4
+    assert misfit_p_value(float(pattern.chi_square[0]), numbers, data.noise)[0] > PLAUSIBLE
+    assert not judge.plausible(pattern)
+    large = replace(fits, misfit=10.0 * np.full_like(fits.misfit, numbers))
+    assert not judge.plausible(large)
+
+
+def test_the_search_is_widened_only_where_the_best_law_does_not_hold() -> None:
+    def tried(library: LibraryOptions, widen: int) -> int:
+        search = SearchOptions(width=0, parents=1, moves=2, rounds=6, widen=widen)
+        return select(
+            LOTKA_VOLTERRA.system,
+            LOTKA_VOLTERRA.data(0.005, seed=1),
+            untrained(LOTKA_VOLTERRA),
+            propose(LOTKA_VOLTERRA, library, {"predation": {"x": 0.1}, "growth": {"y": 0.1}}),
+            SelectOptions(exhaustive=0, search=search),
+            laws=LawOptions(library=library),
+        ).tried
+
+    too_small = LibraryOptions(polynomial_degree=1, functions=("sin",))
+    assert tried(too_small, 3) > tried(too_small, 1)
+    assert tried(DEGREE3, 3) == tried(DEGREE3, 1)

@@ -131,6 +131,23 @@ def test_no_rival_fits_worse_with_more_terms(ranked: RankedLaws) -> None:
     assert np.isfinite(ranked.front_chi_square).all()
 
 
+def test_every_term_has_the_probability_that_all_laws_give_it(ranked: RankedLaws) -> None:
+    for law in ranked.laws:
+        for hole, terms in law.missing.items():
+            for term in terms:
+                assert term.inclusion is not None
+                assert 0.0 <= term.inclusion <= 1.0
+                assert ranked.inclusion[hole].get(term.term, 0.0) in (term.inclusion, 0.0)
+    # The laws that are shown are the probable ones of those that were refitted: their weights say it again.
+    weights = np.exp(-0.5 * np.array([law.delta for law in ranked.laws]))
+    for hole, shares in ranked.inclusion.items():
+        assert list(shares.values()) == sorted(shares.values(), reverse=True)
+        for term, share in shares.items():
+            has = np.array([any(own.term == term for own in law.missing[hole]) for law in ranked.laws])
+            assert share == pytest.approx(float(weights @ has / weights.sum()), abs=0.1)
+        assert shares["x*y"] > 0.5
+
+
 def test_text_and_numbers_of_a_law_agree(ranked: RankedLaws) -> None:
     for law in ranked.laws:
         for hole, terms in law.missing.items():
