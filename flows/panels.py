@@ -201,7 +201,8 @@ def _numbers(result: DiscoveryResult) -> Table:
 
 def _parameter(found: ParameterEstimate) -> tuple[str, Ends, None, str]:
     value = _in_unit(with_error(found.value, found.stderr), found.unit)
-    return value, found.interval95, None, remark(found.fixed, found.identifiable, found.snapped)
+    ends = None if found.fixed else found.interval95
+    return value, ends, None, remark(found.fixed, found.identifiable, found.snapped)
 
 
 def _search(found: Selection) -> Text:

@@ -48,6 +48,9 @@ REDRAWS = 8
 SMALL_FACTOR = 0.1
 """Rows where the factor of a hole is a smaller part of its largest value say nothing about the hole's size."""
 
+CONTRADICTED = 5.0
+"""Standard deviations of the noise between a given initial value and the first row beyond which it is said."""
+
 IDENTIFIED = 0.2
 """A parameter whose standard deviation is a larger part of its value than this counts as not identifiable."""
 
@@ -661,7 +664,7 @@ def _result(
     information, problem = numerically(lambda: collocation.information(collocation.start(chosen)))
     size = ude.n_theta + initial[0].numel()
     covariance = np.full((size, size), np.inf)
-    notes = list(record.notes)
+    notes = [*record.notes, *_contradicted(system, rows)]
     if information is None:
         notes.append(f"no covariance could be computed ({problem})")
     else:
@@ -697,6 +700,18 @@ def _result(
         history=History(tuple(record.names), np.arange(len(losses)), losses, tuple(record.events)),
         notes=tuple(notes),
     )
+
+
+def _contradicted(system: System, rows: Rows) -> list[str]:
+    """Name the given initial values that the first row of a trajectory contradicts."""
+    # Smoothed states begin where they are known to.
+    residual = rows.residual(rows.smooth_states)[:, 0, : rows.n_observables].abs().amax(0).tolist()
+    return [
+        f"{system.state_names[position]} is given to begin at {system.states[position].initial:g}, and a first row is "
+        f"{off:.2g} standard deviations of the noise away: the fits begin where it is given"
+        for position, off in zip(rows.columns, residual, strict=True)
+        if position in rows.held and off > CONTRADICTED
+    ]
 
 
 def _undetermined(

@@ -127,3 +127,21 @@ def test_what_is_known_is_no_free_number() -> None:
     assert system.held == (0,)
     assert system.observation(["y"]).columns == (1,)
     assert system.observation(["y"], starts=True).columns == (1, 0)
+
+
+def test_a_given_initial_value_that_the_first_row_contradicts_is_named() -> None:
+    true = float(LOTKA_VOLTERRA.initial[0, 0])
+    schedule = TrainOptions(
+        starts=1,
+        network=NetworkOptions(hidden=(3,)),
+        stages=(TrainStage(objective=DirectCollocation(rounds=1), optimizer=GaussNewton(iterations=2)),),
+    )
+
+    def said(initial: float) -> list[str]:
+        problem = knowing(LOTKA_VOLTERRA, x=initial)
+        notes = train(problem.system, problem.data(0.01), schedule, seed=0).notes
+        return [note for note in notes if "begin" in note]
+
+    assert said(true) == []
+    [note] = said(2.0 * true)
+    assert note.startswith(f"x is given to begin at {2.0 * true:g}, and a first row is ")
