@@ -139,44 +139,27 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
     Raises:
         SolveError: none of the laws can be solved more accurately.
     """
-    system, data, judge, units = found.system, found.data, found.search.judge, found.factor**2
-    best_fit = found.best
-    steps = max(found.refitter.steps_for(best_fit, LAST_ACCURACY), found.steps)
-    with_law = judge.criterion.noise_with_law(best_fit.misfit[0])
-    refitter = Refitter(system, list(judge.libraries), found.rows, steps, with_law)
-    presentable = _presentable(found, rivals)
-    fits = refitter.polish(found.fits.take(presentable), watch)
-    notes = list(found.notes)
-    if data.noise.estimated:
-        sds = ", ".join(
-            f"{name} {sd:.3g}{' of each value' if data.noise.floors is not None else ''}"
-            for name, sd in zip(data.noise.observables, with_law * data.noise.sd, strict=True)
-        )
-        notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
-    if (found.factor > 1.0).any():
-        notes.append(
-            "no law of this library explains the rows within the noise; the choice is what approximates them best, "
-            f"to {100 * APPROXIMATE:g} % of the standard deviation of each observable"
-        )
-    complexity = fits.candidates.complexity
-    values = judge.rank(fits)
+    system, judge, units = found.system, found.search.judge, found.factor**2
+    refitter, fits = _last_fits(found, rivals, watch)
+    complexity, values = fits.candidates.complexity, judge.rank(fits)
     solved = np.isfinite(values)
-    order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
-    signals = found.rows.signals(fits.states[order[0]]).cpu().numpy() if order else np.empty((0, 0))
-    order, merged = merge_same_laws(system, judge.libraries, signals, fits, order)
-    order.sort(key=lambda i: values[i])
-    # A law that fits no better than a shorter one is no rival, whatever its criterion.
-    different = order
-    order = [
-        i
-        for i in order
-        if not any(complexity[k] < complexity[i] and fits.chi_square[k] <= fits.chi_square[i] for k in order)
-    ]
-    if not order:
+    if not solved.any():
         raise SolveError(
             "none of the best laws could be solved with shorter steps and the noise that they leave; "
             "widen [regress.library], or look at the trained equation in the report"
         )
+    order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
+    signals = found.rows.signals(fits.states[order[0]]).cpu().numpy()
+    different, merged = merge_same_laws(system, judge.libraries, signals, fits, order)
+    different.sort(key=lambda i: values[i])
+    # A law that fits no better than a shorter one is no rival, whatever its criterion.
+    order = [
+        i
+        for i in different
+        if not any(
+            complexity[k] < complexity[i] and fits.chi_square[k] <= fits.chi_square[i] for k in different
+        )
+    ]
     best = order[0]
     near = [i for i in order[1:] if values[i] - values[best] <= found.search.delta][:rivals]
     rest, sizes = [], {int(complexity[i]) for i in [best, *near]}
@@ -192,7 +175,7 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
         system,
         judge.libraries,
         objective,
-        data.noise.estimated,
+        found.data.noise.estimated,
         judge.criterion.n_common,
         refitter.noise_factor,
         units,
@@ -220,7 +203,8 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
             for hole, shares in inclusion.items()
         },
         identifiability=(
-            *notes,
+            *found.notes,
+            *_notes(found, refitter.noise_factor),
             *merged,
             *correlations(system, laws[0]),
             *cancellations(system, judge.libraries, along, chosen.candidates),
@@ -230,6 +214,32 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
         front_complexity=complexity[solved],
         front_chi_square=(fits.misfit * units).sum(axis=1)[solved],
     )
+
+
+def _last_fits(found: Found, rivals: int, watch: Watch) -> tuple[Refitter, Fits]:
+    """Return the fits of what may be shown, by a refitter that knows what the best law says of steps and noise."""
+    best, judge = found.best, found.search.judge
+    steps = max(found.refitter.steps_for(best, LAST_ACCURACY), found.steps)
+    with_law = judge.criterion.noise_with_law(best.misfit[0])
+    refitter = Refitter(found.system, list(judge.libraries), found.rows, steps, with_law)
+    return refitter, refitter.polish(found.fits.take(_presentable(found, rivals)), watch)
+
+
+def _notes(found: Found, with_law: np.ndarray) -> list[str]:
+    """Return what there is to say of the noise that laws were fitted with."""
+    noise, notes = found.data.noise, []
+    if noise.estimated:
+        sds = ", ".join(
+            f"{name} {sd:.3g}{' of each value' if noise.floors is not None else ''}"
+            for name, sd in zip(noise.observables, with_law * noise.sd, strict=True)
+        )
+        notes.append(f"noise sd re-estimated once with the best law, for the weights of the fit: {sds}")
+    if (found.factor > 1.0).any():
+        notes.append(
+            "no law of this library explains the rows within the noise; the choice is what approximates them best, "
+            f"to {100 * APPROXIMATE:g} % of the standard deviation of each observable"
+        )
+    return notes
 
 
 def _presentable(found: Found, rivals: int) -> np.ndarray:
