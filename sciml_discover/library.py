@@ -532,7 +532,7 @@ def _add(
 
 
 def _instances(template: str, inputs: Sequence[str], inner: Mapping[str, InnerOptions]) -> list[str]:
-    """Return a template with every input in the place of ``input``, and of ``other``.
+    """Return the terms that a template stands for: every input in the place of ``input``, and of ``other``.
 
     Left out is what is no term: ``input/other`` and ``1/(input - other)`` with the same input twice.
     """

@@ -40,7 +40,7 @@ MOST_NUMBERS = 5_000_000
 SMALLEST_PART = 48
 """Fewer candidates of one length are fitted together with longer ones."""
 
-FIRST_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 20, 40
+FIRST_ITERATIONS, LATE_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 48, 20, 40
 
 
 @dataclass(frozen=True)
@@ -250,12 +250,24 @@ class Refitter:
         optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
         report = _reporter(watch, f"bound {number + 1} of {self.rounds}", FIRST_ITERATIONS)
         end = minimise_round(optimizer, current, unknowns, report)
-        valid = torch.isfinite(end.unknowns).all(1) & torch.isfinite(end.value)
-        fits = self._fits(start, objective, end.unknowns, valid, torch.zeros_like(end.converged))
+        reached, value = end.unknowns, end.value
+        # With parameters inside terms the way down may be long, and what is still on it is no bound.
+        curved = torch.as_tensor(start.candidates.n_inner(self._libraries) > 0, device=value.device)
+        late = torch.nonzero(curved & ~end.converged & ~end.stalled & torch.isfinite(value)).flatten()
+        if len(late):
+            longer = GaussNewton(iterations=LATE_ITERATIONS, tolerance=0.1)
+            report = _reporter(watch, f"bound {number + 1} of {self.rounds}, late", LATE_ITERATIONS)
+            after = minimise_round(longer, current.take(late), reached[late], report)
+            reached, value = (
+                reached.index_copy(0, late, after.unknowns),
+                value.index_copy(0, late, after.value),
+            )
+        valid = torch.isfinite(reached).all(1) & torch.isfinite(value)
+        fits = self._fits(start, objective, reached, valid, torch.zeros_like(end.converged))
         # The penalty is shared by the observables as the misfit is.
         with np.errstate(invalid="ignore"):
             given = self._rows.misfit_of_starts(fits.states)
-            paid = (2.0 * end.value - given).cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
+            paid = (2.0 * value - given).cpu().numpy() / np.maximum(self._weighted(fits), 1e-300)
             raised = fits.misfit * np.fmax(paid, 1.0)[:, None]
         return replace(fits, misfit=np.where(valid.cpu().numpy()[:, None], raised, np.inf))
 

@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sciml_discover import payload, readers, regressors, residual_samples, selection, training, validation
 from sciml_discover.base import Progress, Watch, nobody_watches
 from sciml_discover.constraints import HoleOptions, LawOptions
 from sciml_discover.errors import DamagedArtifactError, InputError, LostInputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
-from sciml_discover.expressions import names_used
-from sciml_discover.library import PLACEHOLDERS
+from sciml_discover.expressions import names_used, parse_expression
+from sciml_discover.library import PLACEHOLDERS, LibraryOptions
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import Supports
 from sciml_discover.residual_samples import ResidualSamples
@@ -38,6 +38,9 @@ from sciml_discover.system import System, SystemOptions
 from sciml_discover.training import TrainingResult
 from sciml_discover.units import SystemUnits, UnitTable, units_stated
 from sciml_discover.validation import ValidationReport
+
+if TYPE_CHECKING:
+    import sympy
 
 T = TypeVar("T")
 Device = Literal["cpu", "cuda"]
@@ -88,14 +91,30 @@ class Bench:
 
 
 def _wanted_terms(laws: LawOptions, hole: str, inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the candidate terms of a hole that somebody asked for by name, with the place where."""
+    """Yield the candidate terms of a hole that somebody asked for by name, with the place where.
+
+    What the hole forbids nobody asks for there, however it is written.
+    """
     of_hole = laws.holes.get(hole, HoleOptions())
     library, place = laws.library, "[regress.library]"
     if of_hole.library is not None:
         library, place = of_hole.library, f"[regress.holes.{hole}.library]"
+    asked = _asked_for(library, inputs, place)
+    if not of_hole.forbidden:  # nothing to parse, which would take time before every run
+        yield from asked
+        return
+
+    def read(text: str, where: str) -> sympy.Expr:
+        return parse_expression(text, [*inputs, *library.inner], where=where, exponents=library.inner)
+
+    forbidden = [read(text, f"[regress.holes.{hole}] forbidden") for text in of_hole.forbidden]
+    yield from ((where, text) for where, text in asked if read(text, where) not in forbidden)
+
+
+def _asked_for(library: LibraryOptions, inputs: Sequence[str], place: str) -> Iterator[tuple[str, str]]:
+    """Yield the terms of a library that are there by name, with the place where."""
     for function in library.functions:
-        wanted = (f"{function}({name})" for name in inputs)
-        yield from ((f"{place} functions", term) for term in wanted if term not in of_hole.forbidden)
+        yield from ((f"{place} functions", f"{function}({name})") for name in inputs)
     for text in library.extra:
         if names_used(text, where=f"{place} extra") <= {*inputs, *library.inner}:
             yield f"{place} extra", text
@@ -352,7 +371,7 @@ STAGES: tuple[Stage, ...] = (
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
     Stage("regress", 4, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
-        "select", 8, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+        "select", 9, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),
     Stage(
         "validate",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal
 
 import numpy as np
@@ -23,7 +24,7 @@ class Frols(AbstractRegressor):
     def supports(self, regression: Regression) -> list[np.ndarray]:
         """Return the supports along the way, from one term to ``largest``."""
         from pysindy import FROLS
-        from scipy.linalg import qr
+        from scipy.linalg import LinAlgWarning, qr
 
         if not regression.target.any():
             return []
@@ -36,7 +37,10 @@ class Frols(AbstractRegressor):
         if not usable.any():
             return []
         optimizer = FROLS(alpha=0.0, max_iter=self.largest, unbias=False)
-        optimizer.fit(regression.columns[:, usable], regression.target[:, None])
+        with warnings.catch_warnings():
+            # Terms that are nearly alike are normal in a library; whoever fits with them refits through the equation.
+            warnings.simplefilter("ignore", LinAlgWarning)
+            optimizer.fit(regression.columns[:, usable], regression.target[:, None])
         steps = [np.abs(np.asarray(step)[0]) > 0 for step in optimizer.history_]
         if self.largest >= usable.sum():
             steps.append(np.ones(int(usable.sum()), dtype=bool))
