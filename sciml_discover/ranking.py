@@ -10,11 +10,12 @@ import numpy as np
 
 from sciml_discover.errors import SolveError
 from sciml_discover.identifiability import cancellations, collinear_terms, correlations, exchangeable
+from sciml_discover.judge import Rejection
 from sciml_discover.laws import Law, LawBuilder
 from sciml_discover.profiles import profile_intervals
 from sciml_discover.refit import Refitter
 from sciml_discover.same_laws import merge_same_laws
-from sciml_discover.search import LawSearch, Rejection
+from sciml_discover.search import LawSearch
 
 if TYPE_CHECKING:
     from sciml_discover.base import Watch

@@ -20,12 +20,13 @@ from sciml_discover.constraints import (
 from sciml_discover.criterion import Criterion
 from sciml_discover.errors import SolveError
 from sciml_discover.holes import ResidualNetworks
+from sciml_discover.judge import Judge
 from sciml_discover.laws import Estimate, Law, LawParameter, LawTerm
 from sciml_discover.objectives.problem import FitState, Rows, make_rows
 from sciml_discover.ranking import APPROXIMATE, Found, RankedLaws, rank
 from sciml_discover.refit import Refitter
 from sciml_discover.regressors import Supports
-from sciml_discover.search import Judge, LawSearch, SearchOptions, View
+from sciml_discover.search import LawSearch, SearchOptions, View
 from sciml_discover.seeds import proposed
 from sciml_discover.simplify import redundant_terms
 from sciml_discover.solve import choose_steps, solve_rows

@@ -51,6 +51,7 @@ FLOORS = (
         "hole_by_hole",
         "criterion",
         "scores",
+        "judge",
         "search",
     ),
     ("digits", "simplify", "laws", "same_laws", "identifiability", "ranking", "selection"),

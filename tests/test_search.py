@@ -12,12 +12,13 @@ from sciml_discover.base import Progress, nobody_watches
 from sciml_discover.constraints import HoleOptions, LawOptions, build_constraints
 from sciml_discover.criterion import Criterion, misfit_p_value
 from sciml_discover.expressions import parse_expression
+from sciml_discover.judge import PLAUSIBLE, Judge
 from sciml_discover.library import InnerOptions, LibraryOptions, build_library
 from sciml_discover.objectives.problem import make_rows
 from sciml_discover.refit import Fits, Refitter
 from sciml_discover.regressors import BestSubset, HoleSupports, Implicit, RegressOptions, Supports, regress
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
-from sciml_discover.search import PLAUSIBLE, Judge, SearchOptions
+from sciml_discover.search import SearchOptions
 from sciml_discover.selection import SelectOptions, select
 from sciml_discover.system import System
 from sciml_discover.ude import ParameterMap
