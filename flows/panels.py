@@ -35,7 +35,7 @@ def run_panel(
     if rivals:
         parts += [Text(), _rivals(rivals)]
     if result.selection is not None:
-        parts += [Text(), _search(result.selection)]
+        parts += [Text(), _search(result.selection, result.laws_per_second)]
     for sentence in result.identifiability:
         parts.append(Text(f"! {sentence}", style="yellow"))
     if result.next_measurement is not None:
@@ -205,9 +205,9 @@ def _parameter(found: ParameterEstimate) -> tuple[str, Ends, None, str]:
     return value, ends, None, remark(found.fixed, found.identifiable, found.snapped)
 
 
-def _search(found: Selection) -> Text:
+def _search(found: Selection, per_second: float | None) -> Text:
     """Return how many laws were looked at, and what became of them."""
-    speed = "" if found.per_second is None else f", {number(found.per_second)} per second"
+    speed = "" if per_second is None else f", {number(per_second)} per second"
     rejected = f"; {found.failed} of them were rejected" if found.failed else ""
     return Text(f"{found.compared} laws compared, {found.tried} fitted{speed}{rejected}", style="dim")
 

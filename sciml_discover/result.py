@@ -277,8 +277,6 @@ class Selection(Record):
     """Laws that were looked at: what chi-square they could reach, from a linearization of the equation."""
     tried: int
     """Candidate laws that were fitted through the ODE, the promising ones as continuous trajectories."""
-    per_second: float | None = None
-    """Candidate laws fitted per second; null where the stage was found in the store."""
     failed: int
     """Candidates that were rejected: unstable ones, and those with a sign that they must not have."""
     rejected: tuple[RejectedCandidate, ...] = ()
@@ -442,6 +440,14 @@ class DiscoveryResult(Record):
         """Whether the law passed every condition of the verdict."""
         return self.status == "accepted"
 
+    @property
+    def laws_per_second(self) -> float | None:
+        """Candidate laws fitted per second of the choice; None where that was found in the store."""
+        seconds = self.seconds.get("select")
+        if self.selection is None or not seconds or self.cached.get("select", True):
+            return None
+        return self.selection.tried / seconds
+
     def to_dict(self) -> dict[str, Any]:
         """Return the content of result.json as plain dicts, lists, strings, numbers and None."""
         return self.model_dump(mode="json")
@@ -533,7 +539,7 @@ def assemble_result(
             "identifiability": laws.identifiability,
             "next_measurement": _suggested(validation.next_measurement),
             "truth": _truth(validation.truth),
-            "selection": _selection(laws, None if cached.get("select", True) else seconds.get("select")),
+            "selection": _selection(laws),
             "training": _training(trained),
             "data": _data_summary(data),
             "report": report,
@@ -758,7 +764,7 @@ def _truth(truth: TruthComparison | None) -> Truth | None:
     )
 
 
-def _selection(laws: RankedLaws, seconds: float | None) -> Selection:
+def _selection(laws: RankedLaws) -> Selection:
     law = laws.laws[0]
     return Selection(
         criterion=_finite(law.criterion),
@@ -770,7 +776,6 @@ def _selection(laws: RankedLaws, seconds: float | None) -> Selection:
         status=law.status,
         compared=laws.compared,
         tried=laws.tried,
-        per_second=laws.tried / seconds if seconds else None,
         failed=laws.failed,
         rejected=tuple(
             RejectedCandidate(missing=one.missing, source=one.source, reason=one.reason)

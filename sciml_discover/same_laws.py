@@ -64,7 +64,9 @@ def merge_same_laws(
             if (numbers[i] != numbers[k]).any() or abs(fits.chi_square[i] - fits.chi_square[k]) > AS_GOOD:
                 continue
             holes = [hole for hole in range(len(libraries)) if positions[i][hole] != positions[k][hole]]
-            if all(_same(libraries[hole], points[hole], fits, hole, i, k) for hole in holes):
+            with np.errstate(all="ignore"):  # a function may have no value at the other combinations
+                same = all(_same(libraries[hole], points[hole], fits, hole, i, k) for hole in holes)
+            if same:
                 stays, goes = (i, k) if positions[i] < positions[k] else (k, i)
                 kept[place] = stays
                 sentences += [

@@ -239,3 +239,12 @@ def test_versions_are_those_installed() -> None:
     versions = library_versions()
     assert versions["numpy"] == np.__version__
     assert {"python", "torch", "sympy", "pysindy"} <= set(versions)
+
+
+def test_laws_per_second_are_those_of_a_choice_that_was_made_now(run_artifacts: SmallRun) -> None:
+    result = run_artifacts.result()
+    assert result.selection is not None
+    made = result.model_copy(update={"seconds": {"select": 2.0}, "cached": {"select": False}})
+    assert made.laws_per_second == result.selection.tried / 2.0
+    assert made.model_copy(update={"cached": {"select": True}}).laws_per_second is None
+    assert failed().laws_per_second is None
