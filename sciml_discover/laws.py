@@ -15,7 +15,7 @@ from sciml_discover.library import Library
 from sciml_discover.masked_libraries import MaskedLibraries
 from sciml_discover.objectives.multiple_shooting import ShootingObjective
 from sciml_discover.refit import Fits
-from sciml_discover.simplify import equations_with_numbers
+from sciml_discover.simplify import equations_with_numbers, tidied
 
 if TYPE_CHECKING:
     import sympy
@@ -224,7 +224,7 @@ class LawBuilder:
             own = slice(position, position + len(part))
             missing[hole.name] = part.terms(estimates[own])
             exact[hole.name] = part.expression(numbers[own])
-            rounded[hole.name] = part.expression(shown[own])
+            rounded[hole.name] = tidied(part.expression(shown[own]))
             position += len(part)
         shown_values = values | dict(zip(free, shown, strict=False))
         equations_full = equations_with_numbers(system, exact, values)
@@ -232,7 +232,7 @@ class LawBuilder:
         return Law(
             missing=missing,
             expressions={name: to_text(expression) for name, expression in rounded.items()},
-            equations={name: to_text(expression) for name, expression in equations.items()},
+            equations={name: to_text(tidied(expression)) for name, expression in equations.items()},
             expressions_full={name: to_text(expression) for name, expression in exact.items()},
             equations_full={name: to_text(expression) for name, expression in equations_full.items()},
             parameters=parameters,

@@ -21,6 +21,10 @@ SAME = 1e-7
 NEAR = 1e-2
 """Relative difference from which a fit has to reach it: fits of one law are much nearer."""
 
+EFFECT = 1e-4
+"""Relative change of a function's values where its numbers change by their own size, in whatever combination: below
+this, values do not tell which function it is."""
+
 FAR = 1e6
 """What stands for a relative difference that is not finite."""
 
@@ -113,7 +117,11 @@ def _same(library: Library, points: np.ndarray, fits: Fits, hole: int, one: int,
 
     start = np.append(coefficients[two][supports[two]], inner[two][own])
     best = least_squares(residual, start, method="lm", x_scale="jac", xtol=1e-14, ftol=1e-14, gtol=1e-14)
-    return bool(np.linalg.norm(best.fun) < SAME)
+    if np.linalg.norm(best.fun) >= SAME:
+        return False
+    # Where a number has no effect, as K in x/(K + x) far above K, different functions have the same values.
+    effects = np.linalg.svd(best.jac * best.x, compute_uv=False)
+    return bool(effects.min() > EFFECT)
 
 
 def _text(library: Library, fits: Fits, hole: int, row: int) -> str:

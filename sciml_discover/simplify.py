@@ -45,6 +45,20 @@ def equations_with_numbers(
     }
 
 
+def tidied(expression: sympy.Expr) -> sympy.Expr:
+    """Return an expression without the digits that arithmetic adds to short numbers.
+
+    Example:
+        >>> from sciml_discover.expressions import to_text
+        >>> to_text(tidied(sympy.Float(0.0033) ** 2 * sympy.Symbol("x", real=True)))
+        '1.089e-05*x'
+    """
+    numbers = expression.atoms(sympy.Float)
+    return cast(
+        "sympy.Expr", expression.xreplace({one: sympy.Float(float(f"{float(one):.14g}")) for one in numbers})
+    )
+
+
 def canonical_terms(expression: sympy.Expr) -> dict[sympy.Expr, float]:
     """Return the terms of an expanded expression and their coefficients.
 

@@ -84,6 +84,13 @@ def test_laws_that_agree_where_the_data_are_and_nowhere_else_are_rivals() -> Non
     assert merged(texts, laws) == ([0, 1], [])
 
 
+def test_functions_whose_constant_has_no_effect_are_not_the_same() -> None:
+    # Far above it, both saturate: on these data they are one constant, and still two laws.
+    texts = {"x/(K + x)": ("K",), "x**2/(k**2 + x**2)": ("k",)}
+    laws = [{"x/(K + x)": (1.5, 1e-9)}, {"x**2/(k**2 + x**2)": (1.5, 1e-9)}]
+    assert merged(texts, laws) == ([0, 1], [])
+
+
 @pytest.mark.parametrize("chi_square", [[30.0, 30.5], [30.0, 30.0]])
 def test_laws_of_unequal_fit_or_size_are_not_compared(chi_square: list[float]) -> None:
     texts = {**SATURATING, "x": ()}
