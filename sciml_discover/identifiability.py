@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,7 +26,7 @@ MOST_ALIKE = 3
 """Terms that are named as like one of the choice."""
 
 CANCELLED = 0.2
-"""Root mean square of what a hole's terms make together, relative to the largest of them, below which they cancel."""
+"""Root mean square of what terms make together, relative to the largest of them, below which they cancel."""
 
 CANCEL = "cancel each other"
 """What the sentence about such terms says."""
@@ -59,7 +60,7 @@ def correlations(system: System, law: Law) -> list[str]:
 def cancellations(
     system: System, libraries: Sequence[Library], signals: torch.Tensor, candidates: Candidates
 ) -> list[str]:
-    """Name the holes of the first candidate whose terms are much larger than what they make together.
+    """Name the holes of the first candidate whose terms, all or two of them, are much larger than their sum.
 
     A sum of functions can imitate another one over the range of the data, and then its parts are large and undo each
     other: the law predicts well there, and says little elsewhere.
@@ -77,12 +78,22 @@ def cancellations(
         columns = library.matrix(points[:, list(inputs)], candidates.inner[number][0])
         support = candidates.supports[number][0]
         parts = columns[:, support] * candidates.coefficients[number][0][support]
-        largest = np.sqrt((parts**2).mean(axis=0)).max(initial=0.0)
-        together = np.sqrt((parts.sum(axis=1) ** 2).mean())
-        if together < CANCELLED * largest:
+        size = np.sqrt((parts**2).mean(axis=0))
+        every = tuple(range(parts.shape[1]))
+        if not every:
+            continue
+        shares = {
+            some: np.sqrt((parts[:, some].sum(axis=1) ** 2).mean()) / size[list(some)].max()
+            for some in [every, *combinations(every, 2)]
+        }
+        # All of them first: pairs that cancel are then no news.
+        least = every if shares[every] < CANCELLED else min(shares, key=lambda some: shares[some])
+        if shares[least] < CANCELLED:
+            texts = np.array(library.texts)[support]
+            named = "the terms" if least == every else " and ".join(texts[list(least)])
             sentences.append(
-                f"the terms of {hole.name} {CANCEL} to {100.0 * together / largest:.2g} % of the largest: together "
-                "they may stand for a function that the library does not have"
+                f"{named} of {hole.name} {CANCEL} to {100.0 * shares[least]:.2g} % of the largest: together they may "
+                "stand for a function that the library does not have"
             )
     return sentences
 

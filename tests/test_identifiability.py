@@ -36,6 +36,24 @@ def test_terms_that_undo_each_other_are_named_with_their_hole() -> None:
     np.testing.assert_allclose(share, 100.0 * exact, rtol=0.05)
 
 
+def test_two_terms_that_undo_each_other_beside_a_third_are_named() -> None:
+    library = Library(("x",), [LibraryTerm(text) for text in ("x", "x**2", "x**3", "1")])
+    system = System.from_text(states=["x"], missing={"f": ["x"]}, equations={"x": "f"})
+    rows = np.linspace(0.9, 1.1, 21)
+    signals = torch.as_tensor(np.column_stack([rows, np.arange(21.0)]))
+
+    def said(*coefficients: float) -> list[str]:
+        values = np.array([coefficients])
+        candidates = Candidates((values != 0,), (values,), (np.zeros((1, 0)),), ("hand",))
+        return cancellations(system, [library], signals, candidates)
+
+    [sentence] = said(10.0, 0.0, -10.0, 30.0)
+    assert sentence.startswith(f"x and x**3 of f {CANCEL} to ")
+    assert said(10.0, 0.0, 10.0, 30.0) == []
+    # Where all of them cancel, that is what is said.
+    assert said(10.0, 0.0, -20.0, 10.0)[0].startswith(f"the terms of f {CANCEL} to ")
+
+
 def test_single_terms_and_empty_holes_cancel_nothing() -> None:
     assert named((1e-3, 0.0), (0.0, 0.0)) == []
     assert named((10.0, -5.0), (1.0, 0.0)) == []
