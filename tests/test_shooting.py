@@ -155,10 +155,10 @@ def test_a_member_that_runs_away_does_not_disturb_the_others(gradient: str) -> N
     # As exact as the tolerances ask for: until it was given up, the steps were those of the worst.
     torch.testing.assert_close(loss[index], healthy, rtol=2e-3, atol=1e-6)
     torch.testing.assert_close(found[index], theirs, rtol=1e-2, atol=1e-3 * float(theirs.abs().max()))
-    for optimizer in (Adam(iterations=2), Lbfgs(iterations=1)):
-        end = minimise(optimizer, objective, unknowns).state
-        assert torch.isfinite(end.unknowns).all()
-        assert (end.lost > 0).tolist() == [False, True, False]
+    optimizer = Adam(iterations=2) if gradient == "direct" else Lbfgs(iterations=1)
+    end = minimise(optimizer, objective, unknowns).state
+    assert torch.isfinite(end.unknowns).all()
+    assert (end.lost > 0).tolist() == [False, True, False]
 
 
 def test_an_adjoint_equation_that_runs_away_is_told_by_its_gradient() -> None:
