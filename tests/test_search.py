@@ -214,6 +214,7 @@ def test_the_search_is_widened_only_where_the_best_law_does_not_hold() -> None:
             laws=LawOptions(library=library),
         ).tried
 
-    too_small, enough = LibraryOptions(polynomial_degree=1), LibraryOptions(polynomial_degree=2)
+    too_small = LibraryOptions(polynomial_degree=1, functions=("sin",))
+    enough = LibraryOptions(polynomial_degree=2)
     assert tried(too_small, 3) > tried(too_small, 1)
     assert tried(enough, 3) == tried(enough, 1)
