@@ -401,8 +401,8 @@ def test_weak_starts_leave_and_the_best_is_the_same() -> None:
 def test_an_equation_that_runs_away_is_said_to_diverge() -> None:
     system = System.from_text(states=["n"], missing={"h": ["n"]}, equations={"n": "h + 1e3*n**3"})
     stage = TrainStage(objective=MultipleShooting(segment_length=1), optimizer=GaussNewton(iterations=2))
-    options = TrainOptions(starts=2, network=NetworkOptions(hidden=(2,)), stages=(stage,))
-    trained = train(system, replace(LOGISTIC, times=(LOGISTIC.times[0][::6],)).data(), options, seed=0)
+    options = TrainOptions(starts=1, network=NetworkOptions(hidden=(2,)), stages=(stage,))
+    trained = train(system, replace(LOGISTIC, times=(LOGISTIC.times[0][::12],)).data(), options, seed=0)
     assert trained.status == "diverged"
     assert trained.message.startswith("no start could be re-solved")
     assert not np.isfinite(trained.chi_square)
@@ -410,7 +410,7 @@ def test_an_equation_that_runs_away_is_said_to_diverge() -> None:
         "no start could be re-solved; trying again with twice the integration steps",
         "no start could be re-solved; there is nothing else to try",
     ]
-    assert any("2 of 2 starts not finite" in event.text for event in trained.history.events)
+    assert any("1 of 1 starts not finite" in event.text for event in trained.history.events)
 
 
 def test_a_trained_equation_comes_back_from_its_numbers() -> None:
@@ -500,7 +500,7 @@ def test_the_classical_ladder_learns_both_holes() -> None:
 
 def test_single_shooting_runs() -> None:
     # An equation that is stable whatever the network says at first; where it is not, this preset ends nowhere.
-    problem = replace(FORCED, times=(FORCED.times[0][:8],))
+    problem = replace(FORCED, times=(FORCED.times[0][:5],))
     options = TrainOptions(preset="single_shooting", starts=1, network=NetworkOptions(hidden=(3,)))
     trained = train(problem.system, problem.data(0.02), options, seed=0)
     assert set(trained.history.stage) == {"multiple_shooting x adam", "multiple_shooting x lbfgs"}
