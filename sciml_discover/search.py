@@ -344,7 +344,7 @@ class LawSearch:
         self._tries.update(fresh)
         fits, lowest = self._fitted(start, pool, number)
         ends = {key: row for row, key in enumerate(fits.candidates.keys)}
-        reached = lowest | dict(zip(ends, self.judge.rank(fits).tolist(), strict=True))
+        reached = lowest | dict(zip(fits.candidates.keys, self.judge.rank(fits).tolist(), strict=True))
         for key, source in zip(start.candidates.keys, start.candidates.sources, strict=True):
             if np.isinf(reached[key]) and np.isinf(self._reached.get(key, np.inf)):
                 reason = self.judge.objection(fits, ends[key]) if key in ends else UNSTABLE
