@@ -99,16 +99,15 @@ def _wanted_terms(laws: LawOptions, hole: str, inputs: Sequence[str]) -> Iterato
     library, place = laws.library, "[regress.library]"
     if of_hole.library is not None:
         library, place = of_hole.library, f"[regress.holes.{hole}.library]"
-    asked = _asked_for(library, inputs, place)
-    if not of_hole.forbidden:  # nothing to parse, which would take time before every run
-        yield from asked
-        return
 
     def read(text: str, where: str) -> sympy.Expr:
         return parse_expression(text, [*inputs, *library.inner], where=where, exponents=library.inner)
 
     forbidden = [read(text, f"[regress.holes.{hole}] forbidden") for text in of_hole.forbidden]
-    yield from ((where, text) for where, text in asked if read(text, where) not in forbidden)
+    for where, text in _asked_for(library, inputs, place):
+        # Where nothing is forbidden nothing is parsed: that would take time before every run.
+        if not forbidden or read(text, where) not in forbidden:
+            yield where, text
 
 
 def _asked_for(library: LibraryOptions, inputs: Sequence[str], place: str) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from sciml_discover.controls import ControlSignal
 from sciml_discover.expressions import parse_expression, symbol
 from sciml_discover.holes import NetworkShape, ResidualNetworks
 from sciml_discover.integrate import solve_reference
+from sciml_discover.laws import Law
 from sciml_discover.library import Library, LibraryOptions, LibraryTerm, build_library
 from sciml_discover.linear_algebra import DenseNormal
 from sciml_discover.masked_libraries import MaskedLibraries
@@ -476,3 +477,8 @@ class LeastSquares(AbstractObjective):
     def take(self, index: torch.Tensor) -> LeastSquares:
         poisoned = torch.nonzero(self._poisoned[index]).flatten().tolist()
         return LeastSquares(self._targets[index], poisoned, self._limit)
+
+
+def terms_of(law: Law) -> dict[str, list[str]]:
+    """Return the terms of a law, hole by hole."""
+    return {hole: [term.term for term in terms] for hole, terms in law.missing.items()}

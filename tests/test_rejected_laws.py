@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,25 +16,27 @@ from sciml_discover.ranking import RankedLaws
 from sciml_discover.search import SearchOptions
 from sciml_discover.selection import SelectOptions, select
 from sciml_discover.system import System
-from tests.problems import LOGISTIC, propose, untrained
+from tests.problems import LOGISTIC, propose, terms_of, untrained
 
 DEGREE3 = LibraryOptions(polynomial_degree=3)
 
 
-def terms(laws: object) -> dict[str, list[str]]:
-    return {hole: [term.term for term in parts] for hole, parts in laws.missing.items()}  # pyright: ignore[reportAttributeAccessIssue]
-
-
-def test_rejected_candidates_are_named_with_the_reason() -> None:
+def with_a_wrong_sign(options: SelectOptions, **more: Any) -> RankedLaws:
+    """Look for the law of logistic growth where its only term must not have its sign."""
     own = HoleOptions(negative=("n**2",))
-    found = select(
+    return select(
         LOGISTIC.system,
         LOGISTIC.data(0.01),
         untrained(LOGISTIC),
         propose(LOGISTIC, DEGREE3, {"crowding": {"n**2": 0.1}}, {"crowding": {"n": 0.1}}),
-        SelectOptions(),
+        options,
         laws=LawOptions(library=DEGREE3, holes={"crowding": own}),
+        **more,
     )
+
+
+def test_rejected_candidates_are_named_with_the_reason() -> None:
+    found = with_a_wrong_sign(SelectOptions())
     reasons = {one.missing["crowding"]: one.reason for one in found.rejected}
     assert reasons["n**2",] == "fits best where the coefficient of n**2 is not negative, as it has to be"
     assert found.failed >= len(found.rejected) > 0
@@ -54,29 +57,18 @@ def test_a_law_that_runs_away_is_rejected_as_unstable() -> None:
         SelectOptions(),
         laws=LawOptions(library=library),
     )
-    assert terms(found.laws[0]) == {"crowding": ["n**2"]}
+    assert terms_of(found.laws[0]) == {"crowding": ["n**2"]}
     reasons = {one.missing["crowding"]: one.reason for one in found.rejected}
     assert any("no continuous trajectory" in reason for reason in reasons.values()), reasons
 
 
 def test_rejected_candidates_are_known_after_a_checkpoint(tmp_path: Path) -> None:
-    own = HoleOptions(negative=("n**2",))
-
     class Killed(BaseException):
         pass
 
     def run(watch: Watch = nobody_watches) -> RankedLaws:
-        return select(
-            LOGISTIC.system,
-            LOGISTIC.data(0.01),
-            untrained(LOGISTIC),
-            propose(LOGISTIC, DEGREE3, {"crowding": {"n**2": 0.1}}, {"crowding": {"n": 0.1}}),
-            SelectOptions(exhaustive=0, search=SearchOptions(width=0, parents=1, moves=1)),
-            laws=LawOptions(library=DEGREE3, holes={"crowding": own}),
-            watch=watch,
-            checkpoint=tmp_path,
-            checkpoint_seconds=0.0,
-        )
+        options = SelectOptions(exhaustive=0, search=SearchOptions(width=0, parents=1, moves=1))
+        return with_a_wrong_sign(options, watch=watch, checkpoint=tmp_path, checkpoint_seconds=0.0)
 
     def kill_at_the_second_round(event: object) -> None:
         if isinstance(event, Progress) and event.message == "moves" and event.step == 2:

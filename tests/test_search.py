@@ -22,7 +22,16 @@ from sciml_discover.search import SearchOptions
 from sciml_discover.selection import SelectOptions, select
 from sciml_discover.system import System
 from sciml_discover.ude import ParameterMap
-from tests.problems import LOGISTIC, LOTKA_VOLTERRA, Problem, candidates_of, propose, untrained, value
+from tests.problems import (
+    LOGISTIC,
+    LOTKA_VOLTERRA,
+    Problem,
+    candidates_of,
+    propose,
+    terms_of,
+    untrained,
+    value,
+)
 
 DEGREE3 = LibraryOptions(polynomial_degree=3)
 POOR = [
@@ -30,10 +39,6 @@ POOR = [
     {"predation": {"y**2": 0.1, "x**3": 0.1}, "growth": {"y": 0.1}},
 ]
 MOVES_ONLY = SelectOptions(exhaustive=0, search=SearchOptions(width=0))
-
-
-def terms(laws: object) -> dict[str, list[str]]:
-    return {hole: [term.term for term in parts] for hole, parts in laws.missing.items()}  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize(
@@ -55,7 +60,7 @@ def test_the_law_is_found_though_nobody_proposes_it(options: SelectOptions) -> N
         laws=LawOptions(library=DEGREE3),
         watch=seen.append,
     )
-    assert terms(found.laws[0]) == {"predation": ["x*y"], "growth": ["x*y"]}
+    assert terms_of(found.laws[0]) == {"predation": ["x*y"], "growth": ["x*y"]}
     found_by = "move" if options is MOVES_ONLY else "hole by hole" if options.exhaustive else "search"
     assert found.laws[0].source == found_by
     assert found.compared > 20
@@ -73,7 +78,7 @@ def test_without_moves_and_small_laws_only_proposals_compete() -> None:
         laws=LawOptions(library=DEGREE3),
     )
     assert found.tried == 4
-    assert terms(found.laws[0]) != {"predation": ["x*y"], "growth": ["x*y"]}
+    assert terms_of(found.laws[0]) != {"predation": ["x*y"], "growth": ["x*y"]}
 
 
 def test_a_rational_law_that_no_library_has_comes_from_the_regressors() -> None:
@@ -155,7 +160,7 @@ def test_series_of_two_rows_are_searched_too() -> None:
         SelectOptions(exhaustive=100),
         laws=LawOptions(library=DEGREE3),
     ).laws[0]
-    assert terms(law) == {"predation": ["x*y"], "growth": ["x*y"]}
+    assert terms_of(law) == {"predation": ["x*y"], "growth": ["x*y"]}
 
 
 def test_a_law_with_a_forbidden_sign_is_never_chosen() -> None:
@@ -169,7 +174,7 @@ def test_a_law_with_a_forbidden_sign_is_never_chosen() -> None:
             SelectOptions(),
             laws=LawOptions(library=DEGREE3, holes={"crowding": own}),
         ).laws[0]
-        assert (terms(law) == {"crowding": ["n**2"]}) is expected
+        assert (terms_of(law) == {"crowding": ["n**2"]}) is expected
         assert np.isfinite(law.criterion)
         for term in law.missing["crowding"]:
             assert term.term not in negative or term.coefficient.value < 0
