@@ -31,6 +31,9 @@ CANCELLED = 0.2
 CANCEL = "cancel each other"
 """What the sentence about such terms says."""
 
+INSEPARABLE = "are hardly separable"
+"""What the sentence about correlated numbers says."""
+
 
 def correlations(system: System, law: Law) -> list[str]:
     """Name fitted numbers that the data hardly separate, or do not determine at all."""
@@ -51,9 +54,7 @@ def correlations(system: System, law: Law) -> list[str]:
                 continue
             correlation = law.covariance[i, k] / np.sqrt(variance[i] * variance[k])
             if abs(correlation) > COLLINEAR:
-                sentences.append(
-                    f"{names[k]} and {names[i]} are hardly separable (correlation {correlation:.3f})"
-                )
+                sentences.append(f"{names[k]} and {names[i]} {INSEPARABLE} (correlation {correlation:.3f})")
     return sentences
 
 
