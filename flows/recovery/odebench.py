@@ -21,7 +21,7 @@ from flows.benchmarks.problems import (
 )
 from flows.benchmarks.processes import ROOT
 from flows.recovery.case import SECONDS, Case, Run, constant, share
-from flows.recovery.discovery import Discovery, compared, discover, true_positions
+from flows.recovery.discovery import compared, discover, true_positions
 from flows.recovery.oracle import setting, short_laws, told
 from sciml_discover.callables import NumpySystem
 from sciml_discover.constraints import build_libraries
@@ -30,6 +30,7 @@ from sciml_discover.expressions import parse_expression, symbol, to_text
 from sciml_discover.identifiability import CANCEL, INSEPARABLE
 from sciml_discover.laws import Law
 from sciml_discover.library import InnerOptions, LibraryOptions
+from sciml_discover.ranking import RankedLaws
 from sciml_discover.regressors import RegressOptions
 from sciml_discover.system import System
 from sciml_discover.trajectories import Dataset, Trajectory
@@ -225,22 +226,20 @@ def measure_half_known(row: str, item: str, seed: int) -> Measurement:
     except SolveError as error:
         return Measurement({**about, "refused": True}, {}, {}, f"SolveError: {error}"[:200])
     figures, words = compared(problem, data, LAWS, found)
-    warned = not figures["accepted"] or bool(figures["rivals"]) or imitates(found)
+    warned = not figures["accepted"] or bool(figures["rivals"]) or imitates(found.ranked)
     figures |= {**about, "warned": warned}
     return Measurement(figures, found.seconds, {**words, "truth": problem.laws["hidden"]})
 
 
-def imitates(found: Discovery) -> bool:
+def imitates(ranked: RankedLaws) -> bool:
     """Return whether the choice is said to have terms that cancel, or that the data hardly separate.
 
     That is how terms look that together stand for a function which the library does not have. A term and a number
     inside it may be hard to separate in a true law too, and do not count.
     """
-    terms = [f"{item.term} in {hole}" for hole, own in found.choice.missing.items() for item in own]
-    pairs = [f"{first} and {second} {INSEPARABLE}" for first, second in permutations(terms, 2)]
-    return any(
-        CANCEL in sentence or sentence.startswith(tuple(pairs)) for sentence in found.ranked.identifiability
-    )
+    terms = [f"{item.term} in {hole}" for hole, own in ranked.laws[0].missing.items() for item in own]
+    pairs = tuple(f"{first} and {second} {INSEPARABLE}" for first, second in permutations(terms, 2))
+    return any(CANCEL in sentence or sentence.startswith(pairs) for sentence in ranked.identifiability)
 
 
 NOTE = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,10 +28,12 @@ from flows.recovery.refusals import SOURCES
 from sciml_discover.callables import NumpySystem
 from sciml_discover.errors import InputError
 from sciml_discover.expressions import parse_expression, symbol
+from sciml_discover.identifiability import CANCEL, INSEPARABLE
 from sciml_discover.library import InnerOptions, LibraryOptions, build_library
 from sciml_discover.regressors import RegressOptions
 from sciml_discover.residual_samples import HoleSamples, ResidualSamples
 from sciml_discover.system import System
+from tests.artifacts import SmallRun
 
 pytestmark = [
     # Prefect's own clients leave these behind.
@@ -207,6 +210,27 @@ def test_the_hidden_term_completes_every_system() -> None:
             values = dict(zip(map(symbol, entry.names), point.tolist(), strict=True))
             for own, other in zip(problem.filled.equations.values(), entry.equations, strict=True):
                 assert float(str(own.xreplace(values))) == pytest.approx(float(str(other.xreplace(values))))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "warned"),
+    [
+        (f"x and x**2 of f {CANCEL} to 3 % of the largest", True),
+        (f"x/(K + x) in f and 1 in f {INSEPARABLE} (correlation 0.981)", True),
+        (f"x/(K + x) in f and K in x/(K + x) in f {INSEPARABLE} (correlation 0.981)", False),
+        (f"r and 1 in f {INSEPARABLE} (correlation 0.981)", False),
+        ("x**3 in f is collinear, over the region that the data visit, with 1", False),
+    ],
+)
+def test_what_is_said_of_terms_warns_that_they_imitate_another_one(
+    run_artifacts: SmallRun, sentence: str, warned: bool
+) -> None:
+    ranked = run_artifacts.laws
+    term = next(iter(ranked.laws[0].missing.values()))[0]
+    terms = tuple(replace(term, term=text) for text in ("1", "x/(K + x)"))
+    choice = replace(ranked.laws[0], missing={"f": terms})
+    told = replace(ranked, laws=(choice,), identifiability=("nothing else", sentence))
+    assert odebench.imitates(told) == warned
 
 
 def test_a_hidden_term_that_took_too_long_stays_in_the_denominators() -> None:
