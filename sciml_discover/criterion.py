@@ -95,23 +95,31 @@ class Criterion:
         return np.sqrt((freedom + misfit) / (freedom + counts))
 
 
-def misfit_p_value(chi_square: float, freedom: int, noise: Noise) -> tuple[float, str]:
+def misfit_p_value(misfit: np.ndarray, counts: np.ndarray, freedom: int, noise: Noise) -> tuple[float, str]:
     """Return how probable so large a misfit is if the law holds, and the test that says so.
 
-    Chi-square against a given noise; F where the noise is itself an estimate.
+    Chi-square against a given noise. Where the noise is itself an estimate, F, with each observable against its own
+    estimate: an observable with few values says little of the noise of another one. The smallest of their p-values
+    counts, times how many there are (Bonferroni).
 
     Args:
-        chi_square: squared residuals in units of the law-free noise.
-        freedom: observed values minus numbers fitted, at least one.
+        misfit: squared residuals in units of the law-free noise, shape ``(observables,)``.
+        counts: observed values, same shape.
+        freedom: all observed values minus numbers fitted, at least one.
         noise: of the training rows.
     """
     from scipy import stats
 
     if not noise.estimated:
-        return float(stats.chi2.sf(chi_square, freedom)), "chi-square test against the given noise"
-    # Satterthwaite: the degrees of freedom of a mean of the observables' variances.
-    denominator = len(noise.observables) ** 2 / float(np.sum(1.0 / noise.degrees_of_freedom))
+        return float(stats.chi2.sf(misfit.sum(), freedom)), "chi-square test against the given noise"
+    known = noise.degrees_of_freedom
     if noise.pooled:
-        denominator = float(noise.degrees_of_freedom[0])
-    p_value = float(stats.f.sf(chi_square / freedom, freedom, denominator))
-    return p_value, f"F test against noise estimated with {denominator:.3g} degrees of freedom"
+        misfit, counts, known = misfit.sum(keepdims=True), counts.sum(keepdims=True), known[:1]
+    # Which observable the fitted numbers took their freedom from is not known: each gives its share.
+    own = counts * freedom / counts.sum()
+    p_values = stats.f.sf(misfit / np.maximum(own, 1e-300), own, known)[counts > 0]
+    together = ", ".join(f"{value:.3g}" for value in known[counts > 0])
+    test = f"F test against noise estimated with {together} degrees of freedom"
+    if len(p_values) > 1:
+        test += ", each observable against its own"
+    return float(min(1.0, len(p_values) * p_values.min())), test

@@ -72,7 +72,7 @@ class Judge:
         if freedom <= 0:
             return True
         noise = self.criterion.noise
-        if misfit_p_value(float(fits.chi_square[0]), freedom, noise)[0] <= PLAUSIBLE:
+        if misfit_p_value(fits.misfit[0], self.criterion.counts, freedom, noise)[0] <= PLAUSIBLE:
             return False
         observation = self.system.observation(self.train.observables)
         predicted = [

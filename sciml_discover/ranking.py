@@ -68,11 +68,12 @@ class RankedLaws:
         tried: how many candidate laws were fitted, the promising ones as continuous trajectories.
         failed: how many of them were rejected.
         rejected: the first of those, with the reason.
-        inclusion: per hole, the probability of each of its terms, as far as it is not negligible: over all laws that
-            were refitted, each weighing as much as its criterion says.
+        inclusion: per hole, the probability of each of its terms, as far as it is not negligible: over the laws that
+            were fitted to the end, those near the best and the best of every length, each weighing as much as its
+            criterion says.
         identifiability: sentences that name degeneracies, collinear terms, merged terms.
-        front_complexity: number of terms of every refitted law, shape ``(tried,)``.
-        front_chi_square: chi-square of the same laws, shape ``(tried,)``.
+        front_complexity: number of terms of the laws that were fitted to the end, shape ``(laws,)``.
+        front_chi_square: chi-square of the same laws, same shape.
     """
 
     laws: tuple[Law, ...]
@@ -150,7 +151,7 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
             "widen [regress.library], or look at the trained equation in the report"
         )
     order = [int(i) for i in np.argsort(values, kind="stable") if solved[i]]
-    signals = found.rows.signals(fits.states[order[0]]).cpu().numpy()
+    signals = found.rows.signals(fits.states[order[0]])[found.rows.real].cpu().numpy()
     different, merged = merge_same_laws(system, judge.libraries, signals, fits, order)
     different.sort(key=lambda i: values[i])
     # A law that fits no better than a shorter one is no rival, whatever its criterion.
@@ -189,7 +190,7 @@ def rank(found: Found, rivals: int, watch: Watch) -> RankedLaws:
         )
         for row, i in enumerate(shown)
     )
-    along = objective.rows.signals(chosen.states[0])
+    along = found.rows.signals(chosen.states[0])[found.rows.real]
     inclusion = _inclusion(system, judge.libraries, fits.take(np.array(different)), values[different])
     rejected = _rejected(found, fits)
     return RankedLaws(

@@ -40,7 +40,13 @@ MOST_NUMBERS = 5_000_000
 SMALLEST_PART = 48
 """Fewer candidates of one length are fitted together with longer ones."""
 
-FIRST_ITERATIONS, LATE_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 48, 20, 40
+BOUND_ITERATIONS, SEARCH_ITERATIONS, LAST_ITERATIONS = 12, 20, 40
+
+LATE_TURNS = 4
+"""How often a fit that is still coming down may go on for as many iterations again."""
+
+HOPEFUL = 2.0
+"""It goes on if at its pace it would come below this multiple of the lowest one beside it."""
 
 
 @dataclass(frozen=True)
@@ -247,23 +253,24 @@ class Refitter:
     def _bound(self, start: Fits, number: int, watch: Watch) -> Fits:
         objective, unknowns = self.problem(start)
         current = self._penalised(objective, unknowns, number)
-        optimizer = GaussNewton(iterations=FIRST_ITERATIONS, tolerance=0.1)
-        report = _reporter(watch, f"bound {number + 1} of {self.rounds}", FIRST_ITERATIONS)
-        end = minimise_round(optimizer, current, unknowns, report)
-        reached, value = end.unknowns, end.value
+        label = f"bound {number + 1} of {self.rounds}"
+        reached, value, pace, late = _come_down(current, unknowns, _reporter(watch, label, BOUND_ITERATIONS))
         # With parameters inside terms the way down may be long, and what is still on it is no bound.
-        curved = torch.as_tensor(start.candidates.n_inner(self._libraries) > 0, device=value.device)
-        late = torch.nonzero(curved & ~end.converged & ~end.stalled & torch.isfinite(value)).flatten()
-        if len(late):
-            longer = GaussNewton(iterations=LATE_ITERATIONS, tolerance=0.1)
-            report = _reporter(watch, f"bound {number + 1} of {self.rounds}, late", LATE_ITERATIONS)
-            after = minimise_round(longer, current.take(late), reached[late], report)
-            reached, value = (
-                reached.index_copy(0, late, after.unknowns),
-                value.index_copy(0, late, after.value),
+        late &= torch.as_tensor(start.candidates.n_inner(self._libraries) > 0, device=value.device)
+        for left in range(LATE_TURNS, 0, -1):
+            hopeful = value * pace ** (2 * left) < HOPEFUL * torch.nan_to_num(value, nan=torch.inf).min()
+            chosen = torch.nonzero(late & hopeful).flatten()
+            if not len(chosen):
+                break
+            report = _reporter(watch, f"{label}, late", BOUND_ITERATIONS)
+            after = _come_down(current.take(chosen), reached[chosen], report)
+            late = torch.zeros_like(late)
+            reached, value, pace, late = (
+                old.index_copy(0, chosen, new)
+                for old, new in zip((reached, value, pace, late), after, strict=True)
             )
         valid = torch.isfinite(reached).all(1) & torch.isfinite(value)
-        fits = self._fits(start, objective, reached, valid, torch.zeros_like(end.converged))
+        fits = self._fits(start, objective, reached, valid, torch.zeros_like(late))
         # The penalty is shared by the observables as the misfit is.
         with np.errstate(invalid="ignore"):
             given = self._rows.misfit_of_starts(fits.states)
@@ -443,6 +450,28 @@ def _joined(groups: Sequence[np.ndarray], smallest: int) -> list[np.ndarray]:
         else:
             joined.append(group)
     return joined
+
+
+def _come_down(
+    objective: ShootingObjective, unknowns: torch.Tensor, report: Report
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return where some iterations lead, and whether that is the end.
+
+    Returns:
+        Unknowns ``(B, n)``, half of chi-square and penalty ``(B,)``, the factor by which it would fall in as many
+        iterations again at the pace of the second half of these, and whether it is still coming down.
+    """
+    values = []
+
+    def after_each(state: AbstractState) -> None:
+        values.append(state.value)
+        report(state)
+
+    optimizer = GaussNewton(iterations=BOUND_ITERATIONS, tolerance=0.1)
+    end = minimise_round(optimizer, objective, unknowns, after_each)
+    half = values[min(BOUND_ITERATIONS // 2, len(values)) - 1]
+    pace = (end.value / half.clamp_min(1e-300)) ** 2
+    return end.unknowns, end.value, pace, ~end.converged & ~end.stalled & torch.isfinite(end.value)
 
 
 def _reporter(watch: Watch, message: str, total: int) -> Report:

@@ -27,16 +27,26 @@ class Metrics:
         relative_l2: L2 norm of the error over that of the values, all observables.
         standardised: root mean square of error / predictive sd, all observables.
         unexplained: squared error over that of a constant for each observable, both in units of the noise.
-        chi_square: sum of squared errors over squared noise sd.
-        n_values: observed values counted.
+        chi_squares: sum of squared errors over squared noise sd, per observable.
+        counts: observed values, per observable.
     """
 
     rms: dict[str, float]
     relative_l2: float
     standardised: float
     unexplained: float
-    chi_square: float
-    n_values: int
+    chi_squares: dict[str, float]
+    counts: dict[str, int]
+
+    @property
+    def chi_square(self) -> float:
+        """Sum of squared errors over squared noise sd, all observables."""
+        return sum(self.chi_squares.values())
+
+    @property
+    def n_values(self) -> int:
+        """Observed values that were counted."""
+        return sum(self.counts.values())
 
 
 def measure(
@@ -85,8 +95,8 @@ def measure(
         relative_l2=float(np.linalg.norm(error)) / size if size > 0 else float("inf"),
         standardised=float(np.sqrt(np.sum(scaled**2 / (sd**2 + own**2)) / seen.sum())),
         unexplained=float(np.sum(standard**2) / spread) if spread > 0 else float("inf"),
-        chi_square=float(np.sum(standard**2)),
-        n_values=int(seen.sum()),
+        chi_squares=dict(zip(dataset.observables, (standard**2).sum(axis=0).tolist(), strict=True)),
+        counts=dict(zip(dataset.observables, count.tolist(), strict=True)),
     )
 
 
@@ -137,11 +147,17 @@ def whiteness(dataset: Dataset, prediction: Sequence[np.ndarray], noise: Noise) 
         variance = sum(float(np.sum(item**2)) for item in series)
         if count < FEWEST_ROWS or variance == 0.0:
             continue
-        statistic = 0.0
+        statistic, tested = 0.0, 0
         for lag in range(1, lags + 1):
+            # Of one trajectory these are the rows less the lag, as in the paper; of short ones there are far fewer.
+            pairs = sum(max(len(item) - lag, 0) for item in series)
+            if pairs < count // 4:
+                break
             products = sum(float(np.sum(item[lag:] * item[:-lag])) for item in series)
-            statistic += (products / variance) ** 2 / (count - lag)
-        p_values[name] = float(stats.chi2.sf(count * (count + 2) * statistic, lags))
+            statistic += (products / variance) ** 2 / pairs
+            tested = lag
+        if tested:
+            p_values[name] = float(stats.chi2.sf(count * (count + 2) * statistic, tested))
     return p_values
 
 

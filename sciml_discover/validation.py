@@ -261,7 +261,9 @@ def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: Valid
         text = f"{law.n_parameters} free numbers for {law.n_observed} values: nothing is left to test"
         return Reason("chi_square", False, None, threshold, text)
     chi_square = score.train.chi_square
-    p_value, test = misfit_p_value(chi_square, freedom, noise)
+    misfit = np.array([score.train.chi_squares[name] for name in noise.observables])
+    counts = np.array([score.train.counts[name] for name in noise.observables])
+    p_value, test = misfit_p_value(misfit, counts, freedom, noise)
     passed = p_value > threshold
     text = f"chi-square {chi_square:.4g} for {freedom} degrees of freedom, p = {p_value:.2g} ({test})"
     return Reason("chi_square", passed, p_value, threshold, text if passed else f"structure missing: {text}")

@@ -306,6 +306,6 @@ def _metrics(values: np.ndarray, prediction: np.ndarray) -> Metrics:
         relative_l2=float(np.sqrt(np.nansum(error**2) / np.nansum(values**2))),
         standardised=float(np.sqrt(np.nanmean((error / SD) ** 2))),
         unexplained=float((np.nansum(error**2, axis=0) / spread).max()),
-        chi_square=float(np.nansum((error / SD) ** 2)),
-        n_values=int(seen.sum()),
+        chi_squares=dict(zip(("hare", "lynx"), np.nansum((error / SD) ** 2, axis=0).tolist(), strict=True)),
+        counts=dict(zip(("hare", "lynx"), seen.sum(axis=0).tolist(), strict=True)),
     )

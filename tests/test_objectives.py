@@ -200,6 +200,9 @@ def test_rows_count_what_was_measured() -> None:
     rows = EXCHANGE.rows(0.02)
     assert rows.n_observed == EXCHANGE.dataset(0.02).n_observed == 2 * (8 + 4 + 5) - 5
     assert rows.lengths == (8, 4, 5)
+    assert rows.real.reshape(rows.times.shape).sum(1).tolist() == [8, 4, 5]
+    measured = (rows.weights[..., : rows.n_observables] > 0).any(-1).flatten()
+    assert not (measured & ~rows.real).any()
     assert (rows.intervals[1, 3:] == 0).all()
     assert torch.isfinite(rows.smooth_states).all()
     # The hidden state.

@@ -194,7 +194,8 @@ def test_small_jumps_of_an_unstable_law_count_by_what_they_do() -> None:
             assert float(linearized.infeasibility[0]) < LARGEST_DEFECT
 
 
-def test_inner_parameters_are_refitted_too() -> None:
+def saturating() -> tuple[Refitter, Fits, Library]:
+    """Return fits of one law, not yet begun: a saturation whose constant starts at ten times the true one."""
     system = System.from_text(
         states={"s": {"positive": True}}, missing={"uptake": ["s"]}, equations={"s": "-uptake"}
     )
@@ -205,10 +206,35 @@ def test_inner_parameters_are_refitted_too() -> None:
     term = LibraryTerm("s/(K + s)", (InnerParameter("K"),))
     library = Library(("s",), [LibraryTerm("s"), term]).for_data([rows.smooth_states.flatten(0, 1).numpy()])
     one = Candidates((np.array([[False, True]]),), (np.array([[0.0, 1.0]]),), (np.array([[5.0]]),), ("hand",))
-    refitter = Refitter(system, [library], rows, 2)
-    fits = refitter.refit(Fits.begin(one, rows.smooth_states, torch.zeros(1, 0).double()), nobody_watches)
+    start = Fits.begin(one, rows.smooth_states, torch.zeros(1, 0).double())
+    return Refitter(system, [library], rows, 2), start, library
+
+
+def test_inner_parameters_are_refitted_too() -> None:
+    refitter, start, library = saturating()
+    fits = refitter.refit(start, nobody_watches)
     assert fits.converged[0]
     assert fits.chi_square[0] < 70  # of 41 values
     assert fits.candidates.inner[0][0, 0] == pytest.approx(0.4, rel=0.1)
     assert fits.candidates.coefficients[0][0, 1] == pytest.approx(1.5, rel=0.03)
     assert fits.candidates.n_inner([library]).tolist() == [1]
+
+
+def test_only_late_fits_that_could_still_be_the_lowest_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    refitter, start, _ = saturating()
+    # Of four: one that has ended, a slow one that is near it, a slow one far off, a fast one far off.
+    values, paces = [[10.0, 15.0, 100.0, 1e3], [15.0, 12.0]], [[1.0, 0.99, 0.9, 0.3], [1.0, 1.0]]
+    late = [[False, True, True, True], [False, False]]
+    batches = []
+
+    def scripted(_: object, unknowns: torch.Tensor, report: object) -> tuple[torch.Tensor, ...]:  # noqa: ARG001
+        number = len(batches)
+        batches.append(len(unknowns))
+        value, pace = (torch.tensor(one[number], dtype=torch.float64) for one in (values, paces))
+        return unknowns + number, value, pace, torch.tensor(late[number])
+
+    monkeypatch.setattr("sciml_discover.refit._come_down", scripted)
+    fits = refitter.bound(start.take(np.zeros(4, dtype=int)), refitter.rounds - 1, nobody_watches)
+    assert batches == [4, 2]
+    moved = fits.candidates.coefficients[0][:, 1] != start.candidates.coefficients[0][0, 1]
+    assert moved.tolist() == [False, True, False, True]

@@ -83,21 +83,39 @@ def test_the_constant_is_the_mean_of_the_training_rows() -> None:
     assert skilled.unexplained < 0.1 < 1.0 < blamed.unexplained
 
 
-def residuals(seed: int, correlation: float = 0.0, rows: int = 40) -> tuple[Dataset, list[np.ndarray]]:
+def residuals(
+    seed: int, correlation: float = 0.0, rows: int = 40, trajectories_of_it: int = 2
+) -> tuple[Dataset, list[np.ndarray]]:
     rng = np.random.default_rng(seed)
     trajectories = []
-    for name in ("a", "b"):
+    for name in map(str, range(trajectories_of_it)):
         noise = rng.standard_normal((rows, 2))
         for row in range(1, rows):
             noise[row] += correlation * noise[row - 1]
         trajectories.append(Trajectory(name, np.arange(float(rows)), noise))
-    return Dataset(("x", "y"), tuple(trajectories)), [np.zeros((rows, 2))] * 2
+    return Dataset(("x", "y"), tuple(trajectories)), [np.zeros((rows, 2))] * trajectories_of_it
 
 
 def test_white_residuals_are_rejected_as_often_as_they_should() -> None:
     p_values = np.array([whiteness(*residuals(seed), NOISE)["x"] for seed in range(200)])
     assert 0.01 < np.mean(p_values < 0.05) < 0.11
     assert 0.4 < np.mean(p_values < 0.5) < 0.6
+
+
+def test_many_short_trajectories_are_tested_as_one_long_one() -> None:
+    def p_values(correlation: float, rows: int, trajectories: int) -> np.ndarray:
+        every = (residuals(seed, correlation, rows, trajectories) for seed in range(150))
+        return np.array([whiteness(*one, NOISE)["x"] for one in every])
+
+    white = p_values(0.0, 4, 20)
+    assert 0.01 < np.mean(white < 0.05) < 0.11
+    assert 0.35 < np.mean(white < 0.5) < 0.6
+    # Twenty of four rows have three quarters of the neighbours that one of eighty has.
+    assert np.mean(p_values(0.7, 4, 20) < 1e-3) > 0.5
+
+
+def test_trajectories_of_single_rows_have_no_neighbours() -> None:
+    assert whiteness(*residuals(0, rows=1, trajectories_of_it=20), NOISE) == {}
 
 
 def test_correlated_residuals_are_noticed() -> None:

@@ -201,7 +201,7 @@ def test_a_pattern_in_the_residuals_widens_the_search_as_their_size_does() -> No
     off = (rows.values + 1.2 * wave[:, None] / rows.weights)[None]
     pattern = replace(fits, states=off, misfit=rows.misfit(off).numpy())
     numbers = int(rows.counts.sum()) - 4
-    assert misfit_p_value(float(pattern.chi_square[0]), numbers, data.noise)[0] > PLAUSIBLE
+    assert misfit_p_value(pattern.misfit[0], criterion.counts, numbers, data.noise)[0] > PLAUSIBLE
     assert not judge.plausible(pattern)
     large = replace(fits, misfit=10.0 * np.full_like(fits.misfit, numbers))
     assert not judge.plausible(large)

@@ -92,6 +92,13 @@ class Rows:
         return int(self.counts.sum())
 
     @property
+    def real(self) -> torch.Tensor:
+        """Which of all rows are no padding, shape ``(J * L,)``; see `signals`."""
+        lengths = torch.tensor(self.lengths, device=self.times.device)
+        rows = torch.arange(self.times.shape[1], device=self.times.device)
+        return (rows < lengths[:, None]).flatten()
+
+    @property
     def counts(self) -> torch.Tensor:
         """Number of values of each observable that were really measured, shape ``(observables,)``."""
         return (self.weights[..., : self.n_observables] > 0).sum((0, 1))

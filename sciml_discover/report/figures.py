@@ -184,7 +184,7 @@ def draw_front(laws: RankedLaws) -> str:
         axes = figure.subplots()
         usable = np.isfinite(laws.front_chi_square) & (laws.front_chi_square > 0)
         terms, misfit = laws.front_complexity[usable], laws.front_chi_square[usable]
-        axes.scatter(terms, misfit, s=14, color=COLOURS["muted"], alpha=0.55, label="every law refitted")
+        axes.scatter(terms, misfit, s=14, color=COLOURS["muted"], alpha=0.55, label="laws fitted to the end")
         levels = np.unique(terms)
         best = np.minimum.accumulate([misfit[terms == level].min() for level in levels])
         axes.plot(
