@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import permutations
+from itertools import count, permutations
 
 import numpy as np
 import sympy
@@ -58,6 +58,9 @@ HALF_ROWS, HALF_END = 200, 10.0
 
 LEVELS = {"1e-4": 1e-4, "1 %": 0.01, "5 %": 0.05}
 """Noise sd, as a fraction of each state's sd."""
+
+MOST_SLOPES = 300_000
+"""Slopes that a solution may take, a hundred times what true ones need, before it counts as none."""
 
 UNDECIDED = 10.0
 """A law that is this close to the truth, without noise, cannot be told from it."""
@@ -311,21 +314,26 @@ def true_path(entry: Entry, start: np.ndarray, times: np.ndarray) -> np.ndarray:
     return _solved(functions, start, times)
 
 
+class _TooSteep(Exception):
+    """A solver takes ever smaller steps: towards a pole, or nowhere."""
+
+
 def _solved(functions: NumpySystem, start: np.ndarray, times: np.ndarray) -> np.ndarray:
     from scipy.integrate import solve_ivp
 
     nothing, unsolved = np.zeros(0), np.full((len(times), len(start)), np.nan)
+    asked = count()
+
+    def slopes(time: float, state: np.ndarray) -> np.ndarray:
+        if next(asked) == MOST_SLOPES:
+            raise _TooSteep
+        return functions.rhs(time, state, nothing)
+
     try:
         solved = solve_ivp(
-            lambda time, state: functions.rhs(time, state, nothing),
-            (times[0], times[-1]),
-            start,
-            t_eval=times,
-            method="LSODA",
-            rtol=1e-9,
-            atol=1e-11,
+            slopes, (times[0], times[-1]), start, t_eval=times, method="LSODA", rtol=1e-9, atol=1e-11
         )
-    except ValueError:
+    except (ValueError, _TooSteep):
         # pysindy does not take the infinities of a solution that runs away.
         return unsolved
     if not solved.success or solved.y.shape[1] != len(times):

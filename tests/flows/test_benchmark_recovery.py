@@ -262,6 +262,21 @@ def test_equations_that_refuse_what_runs_away_have_no_solution() -> None:
     assert np.isnan(odebench._solved(refusing, np.array([5.0]), times)).all()
 
 
+def test_a_solution_in_ever_smaller_steps_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Steep:
+        asked = 0
+
+        def rhs(self, time: float, _: np.ndarray, __: np.ndarray) -> np.ndarray:
+            self.asked += 1
+            return np.array([np.sin(1e7 * time)])
+
+    monkeypatch.setattr(odebench, "MOST_SLOPES", 500)
+    steep = Steep()
+    solved = odebench._solved(cast("NumpySystem", steep), np.array([0.0]), np.linspace(0.0, 1.0, 5))
+    assert np.isnan(solved).all()
+    assert steep.asked == 500
+
+
 def test_numbers_inside_terms_are_no_structure() -> None:
     system = System.from_text(states=["x"], missing={"f": ["x"]}, equations={"x": "f"})
     assert structure({"f": "2*x/(x + 3)"}, system) == structure({"f": "0.1*x/(0.5 + x)"}, system)
