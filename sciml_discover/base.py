@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import pydantic
 
@@ -43,6 +43,12 @@ class Options(pydantic.BaseModel):
         # In a form each field is called as in the file, also where its type has a title of its own.
         field_title_generator=lambda name, field: field.alias or name,
     )
+
+    def model_post_init(self, _context: Any, /) -> None:
+        """Count ``kind`` as given, so that it is written: nothing else tells strategies apart in a file."""
+        kind = type(self).model_fields.get("kind")
+        if kind is not None and len(get_args(kind.annotation)) == 1:
+            self.model_fields_set.add("kind")
 
     def says(self, name: str) -> bool:
         """Return whether a field was given anything but its default, which a form fills in."""

@@ -66,18 +66,20 @@ class Blocks:
         names: dict[tuple[int, int], int] = {}
         for group in constraints.groups:
             first = group[0]
-            starts = offers[first].inner < 0
-            for k, number in zip(offers[first].terms[starts], offers[first].turns[starts], strict=True):
+            every = Offer.of(libraries[first], np.any([constraints.allowed[hole] for hole in group], axis=0))
+            starts = every.inner < 0
+            for k, number in zip(every.terms[starts], every.turns[starts], strict=True):
+                holes = [hole for hole in group if constraints.allowed[hole][k]]
                 own = [
                     begins[hole] + np.flatnonzero((offers[hole].terms == k) & (offers[hole].turns == number))
-                    for hole in group
+                    for hole in holes
                 ]
                 columns.append([*(item[0] for item in own), *(more for item in own for more in item[1:])])
                 term.append(names.setdefault((first, int(k)), len(names)))
-                place.append((first, int(k)))
+                place.append((holes[0], int(k)))
                 turn.append(int(number))
-                added.append([int(hole in group) for hole in range(len(libraries))])
-                inner.append(len(columns[-1]) - len(group))
+                added.append([int(hole in holes) for hole in range(len(libraries))])
+                inner.append(len(columns[-1]) - len(holes))
                 required.append(any(constraints.required[hole][k] for hole in group))
         most = max(len(item) for item in columns)
         total = int(begins[-1])
@@ -102,13 +104,40 @@ class Blocks:
             found.setdefault((hole, position), []).append(number)
         return found
 
+    @cached_property
+    def holes(self) -> tuple[tuple[int, ...], ...]:
+        """The holes that each block adds a term to."""
+        return tuple(tuple(np.flatnonzero(own).tolist()) for own in self.added)
+
+    @cached_property
+    def _required_in(self) -> tuple[frozenset[int], ...]:
+        """Numbers of the terms that every law has, hole by hole."""
+        return tuple(frozenset(self.term[self.required & (own > 0)].tolist()) for own in self.added.T)
+
+    @cached_property
+    def _terms(self) -> list[int]:
+        return self.term.tolist()
+
+    def is_complete(self, law: Law, holes: Sequence[int] | None = None) -> bool:
+        """Return whether a law has a term in every hole, what it must have, and no more than it may have.
+
+        Args:
+            law: of blocks.
+            holes: in which it has terms; all unless given.
+        """
+        filled = [0] * self.added.shape[1]
+        for block in law:
+            for hole in self.holes[block]:
+                filled[hole] += 1
+        terms = {self._terms[block] for block in law}
+        return all(
+            0 < filled[hole] <= self.constraints.longest and self._required_in[hole] <= terms
+            for hole in (range(len(filled)) if holes is None else holes)
+        )
+
     def laws(self, candidates: Candidates, row: int) -> Iterator[Law]:
         """Yield a candidate with its terms at their first starts, then at their second ones, and so on."""
-        own = [
-            self.of_term[hole, int(k)]
-            for hole in dict.fromkeys(self.place[:, 0].tolist())
-            for k in np.flatnonzero(candidates.supports[hole][row])
-        ]
+        own = [starts for (hole, k), starts in self.of_term.items() if candidates.supports[hole][row, k]]
         for turn in range(max(len(starts) for starts in own)):
             yield tuple(sorted(starts[min(turn, len(starts) - 1)] for starts in own))
 

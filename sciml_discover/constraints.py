@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -64,7 +65,8 @@ class Constraints:
         allowed: which terms may be in, shape ``(terms,)`` for each hole.
         required: which terms are in every law, same shapes.
         signs: of the coefficients, 1 or -1, 0 for either, same shapes.
-        shared: groups of holes, by position, whose laws have the same terms.
+        shared: groups of holes, by position, whose laws have the same terms, but for those that a free parameter
+            carries in one of them: these are not allowed there, and may be allowed in the others.
         longest: most terms of a hole.
     """
 
@@ -79,6 +81,14 @@ class Constraints:
         """Number of terms that laws choose from, over all holes."""
         return sum(int(may.sum()) for may in self.allowed)
 
+    @property
+    def fewest(self) -> int:
+        """Number of terms of the shortest law, over all holes."""
+        return sum(
+            max(1, int((np.any([self.required[other] for other in self.together(hole)], axis=0) & may).sum()))
+            for hole, may in enumerate(self.allowed)
+        )
+
     def complete(self, supports: Sequence[np.ndarray]) -> list[np.ndarray] | None:
         """Return supports ``(terms,)`` of all holes with what they must have, without what they must not.
 
@@ -91,7 +101,7 @@ class Constraints:
         for group in self.shared:
             union = np.any([done[hole] for hole in group], axis=0)
             for hole in group:
-                done[hole] = union
+                done[hole] = union & self.allowed[hole]
         if any(not support.any() or support.sum() > self.longest for support in done):
             return None
         return done
@@ -210,6 +220,7 @@ def build_constraints(
     options: LawOptions,
     excluded: Sequence[np.ndarray],
     longest: int,
+    redundant: Sequence[np.ndarray] | None = None,
 ) -> Constraints:
     """Return what laws may contain.
 
@@ -219,44 +230,80 @@ def build_constraints(
         options: what is known of the laws.
         excluded: per hole, terms that are left out for other reasons, shape ``(terms,)``.
         longest: most terms of a hole.
+        redundant: those of them that a free parameter carries already, same shapes; none unless given. Holes that
+            have the same terms keep them where nothing carries them.
 
     Raises:
-        InputError: a term is in no library, or holes that share a law have different ones.
+        InputError: a term is in no library, holes that share a law have different ones, or no law could be what all
+            of this asks for.
     """
-    allowed, required, signs = [], [], []
-    for hole, library, out in zip(system.missing, libraries, excluded, strict=True):
-        own = options.holes.get(hole.name, HoleOptions())
-        marked = {
-            kind: _marks(library, getattr(own, kind), f"[regress.holes.{hole.name}] {kind}")
-            for kind in ("required", "forbidden", "positive", "negative")
-        }
-        lost = marked["required"] & out
-        if lost.any():
-            raise InputError(
-                f"the required term {library.texts[int(np.argmax(lost))]!r}",
-                where=f"[regress.holes.{hole.name}] required",
-                expected="a term that is neither invalid on the data nor carried by a free parameter",
-            )
-        for one, two in (("required", "forbidden"), ("positive", "negative")):
-            both = marked[one] & marked[two]
-            if both.any():
-                raise InputError(
-                    f"the term {library.texts[int(np.argmax(both))]!r} as {one} and as {two}",
-                    where=f"[regress.holes.{hole.name}]",
-                    expected="one of them",
-                )
-        if marked["required"].sum() > longest or not (~marked["forbidden"] & ~out).any():
-            raise InputError(
-                f"{int(marked['required'].sum())} required terms, {int((~marked['forbidden'] & ~out).sum())} allowed",
-                where=f"[regress.holes.{hole.name}]",
-                expected=f"at least one allowed, and no more required than [select] most_terms = {longest}",
-            )
-        allowed.append(~marked["forbidden"] & ~out)
-        required.append(marked["required"])
-        signs.append(marked["positive"].astype(int) - marked["negative"].astype(int))
-    positions = {hole.name: number for number, hole in enumerate(system.missing)}
-    shared = tuple(tuple(positions[name] for name in group) for group in options.shared)
+    marked = [
+        _all_marks(library, options.holes.get(hole.name, HoleOptions()), hole.name)
+        for hole, library in zip(system.missing, libraries, strict=True)
+    ]
+    for hole, library, own, out in zip(system.missing, libraries, marked, excluded, strict=True):
+        _check_hole(hole.name, library, own, out, longest)
+    carried = (
+        [np.zeros(len(library), dtype=bool) for library in libraries] if redundant is None else redundant
+    )
+    allowed = [~own["forbidden"] & ~out for own, out in zip(marked, excluded, strict=True)]
+    required = [own["required"] for own in marked]
+    shared = _groups(system, libraries, options)
     for group in shared:
+        # What a free parameter carries in a hole is there, so that it keeps nobody else from having it.
+        possible = {hole: allowed[hole] | (carried[hole] & ~marked[hole]["forbidden"]) for hole in group}
+        # What one of them must not have, none can.
+        common = np.all([*possible.values()], axis=0)
+        for hole in group:
+            allowed[hole] = common & ~carried[hole]
+        names = {hole: system.missing[hole].name for hole in group}
+        _check_required(names, libraries[group[0]], required, possible)
+        _check_numbers(names, required, allowed, longest)
+    signs = tuple(own["positive"].astype(int) - own["negative"].astype(int) for own in marked)
+    return Constraints(tuple(allowed), tuple(required), signs, shared, longest)
+
+
+def _all_marks(library: Library, own: HoleOptions, name: str) -> dict[str, np.ndarray]:
+    """Return which terms of a hole's library its options name, by the key where they stand."""
+    return {
+        kind: _marks(library, getattr(own, kind), f"[regress.holes.{name}] {kind}")
+        for kind in ("required", "forbidden", "positive", "negative")
+    }
+
+
+def _check_hole(
+    name: str, library: Library, marked: Mapping[str, np.ndarray], out: np.ndarray, longest: int
+) -> None:
+    """Refuse what no law of a hole could be; ``out`` are terms that are left out of its library."""
+    lost = marked["required"] & out
+    if lost.any():
+        raise InputError(
+            f"the required term {library.texts[int(np.argmax(lost))]!r}",
+            where=f"[regress.holes.{name}] required",
+            expected="a term that is neither invalid on the data nor carried by a free parameter",
+        )
+    for one, two in (("required", "forbidden"), ("positive", "negative")):
+        both = marked[one] & marked[two]
+        if both.any():
+            raise InputError(
+                f"the term {library.texts[int(np.argmax(both))]!r} as {one} and as {two}",
+                where=f"[regress.holes.{name}]",
+                expected="one of them",
+            )
+    n_required, n_allowed = int(marked["required"].sum()), int((~marked["forbidden"] & ~out).sum())
+    if n_required > longest or not n_allowed:
+        raise InputError(
+            f"{n_required} required terms, {n_allowed} allowed",
+            where=f"[regress.holes.{name}]",
+            expected=f"at least one allowed, and no more required than [select] most_terms = {longest}",
+        )
+
+
+def _groups(system: System, libraries: Sequence[Library], options: LawOptions) -> tuple[tuple[int, ...], ...]:
+    """Return the groups of holes that have the same terms, by position; refuse those with different libraries."""
+    positions = {hole.name: number for number, hole in enumerate(system.missing)}
+    groups = tuple(tuple(positions[name] for name in group) for group in options.shared)
+    for group in groups:
         for hole in group[1:]:
             if libraries[hole].texts != libraries[group[0]].texts:
                 one, two = system.missing[group[0]].name, system.missing[hole].name
@@ -265,12 +312,48 @@ def build_constraints(
                     where="[regress] shared",
                     expected="holes with the same inputs and libraries",
                 )
-    for group in shared:
-        # What one of them must not have, none can.
-        common = np.all([allowed[hole] for hole in group], axis=0)
-        for hole in group:
-            allowed[hole] = common
-    return Constraints(tuple(allowed), tuple(required), tuple(signs), shared, longest)
+    return groups
+
+
+def _check_required(
+    names: Mapping[int, str],
+    library: Library,
+    required: Sequence[np.ndarray],
+    possible: Mapping[int, np.ndarray],
+) -> None:
+    """Refuse a term that one hole of a group must have and another one cannot; ``names`` are those of its holes."""
+    for one, two in product(names, repeat=2):
+        clash = required[one] & ~possible[two]
+        if clash.any():
+            raise InputError(
+                f"the term {library.texts[int(np.argmax(clash))]!r}, which {names[one]} must have and {names[two]} "
+                "cannot have",
+                where="[regress] shared",
+                expected="required terms that every hole of the group can have",
+                do="What one hole must not have, or what has no value on its data, none of its group can have.",
+            )
+
+
+def _check_numbers(
+    names: Mapping[int, str], required: Sequence[np.ndarray], allowed: Sequence[np.ndarray], longest: int
+) -> None:
+    """Refuse a group of holes with no term to choose, or with too many that they must have together."""
+    together = ", ".join(names.values())
+    if not all(allowed[hole].any() for hole in names):
+        raise InputError(
+            f"no candidate term that the holes {together} can all have",
+            where="[regress] shared",
+            expected="at least one",
+            do="Forbid less: what is forbidden in one of them is forbidden in all.",
+        )
+    n_required = int(np.any([required[hole] for hole in names], axis=0).sum())
+    if n_required > longest:
+        raise InputError(
+            f"{n_required} required terms of the holes {together} together",
+            where="[regress] shared",
+            expected=f"no more than [select] most_terms = {longest}",
+            do="What is required in one of them is required in all.",
+        )
 
 
 def _marks(library: Library, texts: Sequence[str], where: str) -> np.ndarray:

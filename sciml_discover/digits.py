@@ -11,6 +11,9 @@ import numpy as np
 LARGEST_DENOMINATOR = 4
 """Numbers are snapped to integers, halves, thirds and quarters."""
 
+UNDETERMINED_DIGITS = 8
+"""Digits of a number without an error: the data may determine its sum with another such number well."""
+
 NEGLIGIBLE = 0.25
 """Rise of chi-square for each number that rounding may cost: half of a last digit, where that is the standard error."""
 
@@ -24,8 +27,8 @@ EXACT = 1e-12
 def round_to_error(value: float, stderr: float | None, more: int = 0) -> float:
     """Return a number without the digits that its standard error makes meaningless.
 
-    The last digit kept is that of the error's first; two significant digits are kept at least, three where there is
-    no error.
+    The last digit kept is that of the error's first; two significant digits are kept at least,
+    `UNDETERMINED_DIGITS` where there is no error.
 
     Args:
         value: the number.
@@ -33,13 +36,13 @@ def round_to_error(value: float, stderr: float | None, more: int = 0) -> float:
         more: digits that are kept beyond those.
 
     Example:
-        >>> round_to_error(0.899398722, 0.00061), round_to_error(27.46, 4.0), round_to_error(0.0123456, None)
-        (0.8994, 27.0, 0.0123)
+        >>> round_to_error(0.899398722, 0.00061), round_to_error(27.46, 4.0), round_to_error(0.01234567891, None)
+        (0.8994, 27.0, 0.012345679)
     """
     if value == 0.0 or not math.isfinite(value):
         return value
     lead = math.floor(math.log10(abs(value)))
-    place = lead - 2
+    place = lead + 1 - UNDETERMINED_DIGITS
     if stderr is not None and stderr > 0.0:
         place = min(math.floor(math.log10(stderr)), lead - 1)
     return round(value, more - place)
@@ -52,7 +55,7 @@ def round_together(
 
     Numbers whose errors hang together may not be rounded one by one: where ``a*x - b*y`` is known well and ``a`` and
     ``b`` are not, digits far below their errors count. All keep one digit more until chi-square rises no more than
-    `NEGLIGIBLE` for each number.
+    `NEGLIGIBLE` for each number. Numbers that the data do not determine have no chi-square, and keep all their digits.
 
     Args:
         values: fitted numbers.

@@ -18,6 +18,7 @@ from sciml_discover.residual_samples import dense_times
 from sciml_discover.solve import solve_times
 from sciml_discover.system import Parameter
 from sciml_discover.training import TrainingResult, trained_ude
+from sciml_discover.trajectories import fitted_rows
 
 if TYPE_CHECKING:
     import sympy
@@ -34,6 +35,13 @@ else:
 
 DENSE_POINTS = 300
 """Points of a curve for plotting."""
+
+START_STEP = 1e-3
+"""Step of central differences for an initial state without a standard deviation, as a fraction of its size."""
+SMALLEST_START = 1e-4
+"""Smallest size of an initial state for that, as a fraction of the largest value of the state along its trajectory."""
+LEAST_SEEN = 1e-6
+"""Of the largest singular value: combinations of initial states that the first rows show less are not fitted."""
 
 
 class AbstractModel(ABC):
@@ -81,6 +89,22 @@ class AbstractModel(ABC):
     ) -> np.ndarray | None:
         """Return the standard deviation of the transformed fitted trajectory, where the model knows it."""
         return None
+
+    @property
+    def own_covariance(self) -> np.ndarray:
+        """Covariance of the model's own numbers, shape ``(numbers, numbers)``; of none where it is not known."""
+        return np.zeros((0, 0))
+
+    def solve_moved(
+        self,
+        moved: np.ndarray,  # noqa: ARG002 - for those who have numbers
+        initial: np.ndarray,
+        start: float,
+        times: np.ndarray,
+        controls: ControlSignal | None = None,
+    ) -> np.ndarray | None:
+        """Return what `solve` does, with the numbers of `own_covariance` moved by so much."""
+        return self.solve(initial, start, times, controls)
 
 
 Transform = Callable[[np.ndarray], np.ndarray]
@@ -187,25 +211,80 @@ class LawModel(AbstractModel):
         index = [*range(n_free), *own]
         covariance = self._covariance[np.ix_(index, index)]
         deviations = np.sqrt(np.diag(covariance))
-        columns = []
-        for position, deviation in enumerate(deviations):
-            if not np.isfinite(deviation):
-                return None
-            ends = []
-            for sign in (1.0, -1.0):
-                values, initial = self._values.copy(), self.initial[trajectory].copy()
-                target, place = (
-                    (values, self._free[position]) if position < n_free else (initial, position - n_free)
-                )
-                step = 1e-2 * deviation or 1e-8
-                target[place] += sign * step
-                ends.append(self._solve(values, initial, self.starts[trajectory], times, controls))
-            if ends[0] is None or ends[1] is None:
-                return None
-            columns.append((transform(ends[0]) - transform(ends[1])) / (2.0 * step))
-        jacobian = np.stack(columns, axis=-1)
-        variance = np.einsum("tki,ij,tkj->tk", jacobian, covariance, jacobian)
-        return np.sqrt(np.maximum(variance, 0.0))
+        if not np.isfinite(deviations).all():
+            return None
+        start = (self.initial[trajectory], self.starts[trajectory])
+        slopes = _slopes(self, _steps(deviations), *start, times, transform, controls)
+        return None if slopes is None else _deviations(slopes, covariance)
+
+    @property
+    def own_covariance(self) -> np.ndarray:
+        """Covariance of the fitted numbers; of none where there is none, or where the data leave one undetermined."""
+        if self._covariance is None:
+            return np.zeros((0, 0))
+        own = self._covariance[: len(self._free), : len(self._free)]
+        return own if np.isfinite(own).all() else np.zeros((0, 0))
+
+    def solve_moved(
+        self,
+        moved: np.ndarray,
+        initial: np.ndarray,
+        start: float,
+        times: np.ndarray,
+        controls: ControlSignal | None = None,
+    ) -> np.ndarray | None:
+        """Return what `solve` does, with the numbers of `own_covariance` moved by so much."""
+        values = self._values.copy()
+        values[self._free[: len(moved)]] += moved
+        return self._solve(values, initial, start, times, controls)
+
+
+def _steps(deviations: np.ndarray) -> np.ndarray:
+    """Return steps of central differences for numbers with these standard deviations."""
+    return np.where(deviations > 0.0, 1e-2 * deviations, 1e-8)
+
+
+def _slopes(
+    model: AbstractModel,
+    steps: np.ndarray,
+    initial: np.ndarray,
+    start: float,
+    times: np.ndarray,
+    transform: Transform,
+    controls: ControlSignal | None,
+) -> np.ndarray | None:
+    """Return how a transformed trajectory changes with what it depends on, by central differences.
+
+    Args:
+        model: to be solved.
+        steps: of its own numbers and then of its initial state, shape ``(numbers,)``; zero for what does not move.
+        initial: state at ``start``.
+        start: time of that.
+        times: of the rows.
+        transform: of states at these times into ``(rows, observables)``.
+        controls: of the trajectory.
+
+    Returns:
+        Shape ``(rows, observables, numbers)``; None if a neighbouring solution does not exist.
+    """
+    own, columns = len(steps) - len(initial), []
+    for place, step in enumerate(steps):
+        moved = np.zeros_like(steps)
+        moved[place] = step
+        ends = [
+            model.solve_moved(sign * moved[:own], initial + sign * moved[own:], start, times, controls)
+            for sign in (1.0, -1.0)
+        ]
+        if ends[0] is None or ends[1] is None:
+            return None
+        columns.append((transform(ends[0]) - transform(ends[1])) / (2.0 * step or 1.0))
+    return np.stack(columns, axis=-1)
+
+
+def _deviations(slopes: np.ndarray, covariance: np.ndarray) -> np.ndarray:
+    """Return the standard deviations of values ``(rows, observables)`` that change with numbers by these slopes."""
+    variance = np.einsum("tki,ij,tkj->tk", slopes, covariance, slopes)
+    return np.sqrt(np.maximum(variance, 0.0))
 
 
 class UdeModel(AbstractModel):
@@ -285,7 +364,7 @@ def forecast(model: AbstractModel, data: PreparedData) -> Forecast:
                 states = model.path(j, item.times, signal)
                 spread = model.spread(j, item.times, _transform(observation, item, data.noise), signal)
             else:
-                states, spread = _continue_from_first_quarter(model, item, data), None
+                states, spread = _continue_from_first_quarter(model, item, data)
             if states is None:
                 note = f"{note}; could not be solved over all hold-out rows".lstrip("; ")
                 holdout = None
@@ -303,11 +382,6 @@ def _transform(observation: Observation, rows: Trajectory, noise: Noise) -> Tran
     return lambda states: noise.transform(observation.values(rows.times, states, rows.controls))
 
 
-def fitted_rows(times: np.ndarray) -> int:
-    """Return how many rows of a held-out trajectory go into its initial state: a quarter, at least two."""
-    return max(2, len(times) // 4)
-
-
 def scored_holdout(data: PreparedData) -> Dataset | None:
     """Return the hold-out rows that count: without those that the initial state of a trajectory was fitted to."""
     if data.holdout is None or data.kind_of_holdout != "trajectory":
@@ -322,10 +396,11 @@ def scored_holdout(data: PreparedData) -> Dataset | None:
 
 def _continue_from_first_quarter(
     model: AbstractModel, rows: Trajectory, data: PreparedData
-) -> np.ndarray | None:
+) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Fit the initial state of a new trajectory to its first quarter and return states at all of its rows.
 
-    What is known of initial states holds for it too.
+    What is known of initial states holds for it too. Beside the states stands how far the observables at these rows
+    may be off, see `_spread_from`.
     """
     from scipy.optimize import least_squares
 
@@ -363,7 +438,49 @@ def _continue_from_first_quarter(
 
     if free:
         guess = begin(least_squares(residual, (guess / scale)[free], x_scale=1.0).x)
-    return model.solve(guess, float(times[0]), times, signal)
+    states = model.solve(guess, float(times[0]), times, signal)
+    if states is None:
+        return None, None
+    # A state that begins near zero says nothing about how far it can be moved.
+    size = np.maximum(np.abs(guess), SMALLEST_START * np.abs(states).max(axis=0))
+    size = np.where(np.isin(np.arange(len(guess)), held), 0.0, np.maximum(size, 1e-6))
+    return states, _spread_from(model, guess, size, rows, data)
+
+
+def _spread_from(
+    model: AbstractModel, initial: np.ndarray, size: np.ndarray, rows: Trajectory, data: PreparedData
+) -> np.ndarray | None:
+    """Return the standard deviation of a trajectory whose initial state was fitted to its first quarter.
+
+    The noise of these rows moves the state, and so do errors of the law, which was not fitted to them: along with each
+    number of the law goes the state that then fits best. To first order, on the scale on which the noise is additive.
+
+    Args:
+        model: that was solved.
+        initial: the fitted state.
+        size: of each state, shape ``(states,)``; zero where it is known.
+        rows: of the trajectory.
+        data: the noise, and what was observed.
+
+    Returns:
+        Shape ``(rows, observables)``; None if a neighbouring solution does not exist.
+    """
+    law, first = model.own_covariance, fitted_rows(rows.times)
+    own = len(law)
+    steps = np.append(_steps(np.sqrt(np.diag(law))), START_STEP * size)
+    transform = _transform(model.system.observation(data.train.observables), rows, data.noise)
+    signal = control_signal(model.system.controls, rows)
+    slopes = _slopes(model, steps, initial, float(rows.times[0]), rows.times, transform, signal)
+    if slopes is None or not np.isfinite(slopes).all():
+        return None
+    measured = rows.values[:first]
+    fitted = (slopes[:first] / data.noise.sd_of(measured)[..., None])[np.isfinite(measured)]
+    # How the fitted state follows errors of the measured values, in units of the noise.
+    follows = size[:, None] * np.linalg.pinv(fitted[:, own:] * size, rcond=LEAST_SEEN)
+    together = np.concatenate([np.eye(own), -follows @ fitted[:, :own]])
+    covariance = together @ law @ together.T
+    covariance[own:, own:] += follows @ follows.T
+    return _deviations(slopes, covariance)
 
 
 def dense_grid(model: AbstractModel, data: PreparedData) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

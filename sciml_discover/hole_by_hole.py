@@ -51,7 +51,7 @@ def hole_by_hole(
         if outlook is None:
             return [], looked_at
         own = {
-            tuple(block for block in law if blocks.added[block, group[0]]): source
+            tuple(block for block in law if blocks.added[block, list(group)].any()): source
             for law, source in begin.items()
         }
         found = Shortlist(outlook, blocks, score, own, exhaustive=exhaustive, width=width, holes=group)

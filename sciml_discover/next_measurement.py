@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sciml_discover.trajectories import Trajectory
 
 BEYOND = 0.5
-"""How far after the last row is looked, as a fraction of the time from the first to the last."""
+"""How far after the last measured row is looked, as a fraction of the time from the first to that."""
 
 POINTS = 301
 """Times that are compared."""
@@ -46,7 +46,8 @@ class NextMeasurement:
 def suggest_measurement(system: System, laws: Sequence[Law], data: PreparedData) -> NextMeasurement | None:
     """Return the value that separates some laws best; None for fewer than two laws that can be solved.
 
-    The laws are re-solved over every training trajectory and half as long after it. Predictions are weighted by the
+    The laws are re-solved over every training trajectory, over its hold-out rows, and half as long after all of them.
+    Predictions are weighted by the
     laws' criterion, ``exp(-delta/2)``; their variance over that of the noise is what a measurement can tell (Hunter &
     Reiner 1965, doi:10.1080/00401706.1965.10490265). Of a system with controls only the measured time is looked at:
     nobody knows the controls after it.
@@ -59,13 +60,14 @@ def suggest_measurement(system: System, laws: Sequence[Law], data: PreparedData)
     models = [LawModel.of(system, law, data) for law in laws]
     best: NextMeasurement | None = None
     for j, trajectory in enumerate(data.train.trajectories):
-        signal = control_signal(system.controls, trajectory)
-        times = _times(trajectory, 0.0 if signal is not None else BEYOND)
-        solved = [model.path(j, times, signal) for model in models]
-        if any(path is None for path in solved):
-            # A law that runs away after the rows can still be looked at between them.
-            times = _times(trajectory, 0.0)
+        measured = (trajectory, *_held_out(trajectory, data))
+        signal = control_signal(system.controls, *measured)
+        times, solved = np.zeros(0), []
+        for end in _ends(measured, 0.0 if signal is not None else BEYOND):
+            times = np.linspace(float(trajectory.times[0]), end, POINTS)
             solved = [model.path(j, times, signal) for model in models]
+            if all(path is not None for path in solved):
+                break
         there = [(path, law.delta) for path, law in zip(solved, laws, strict=True) if path is not None]
         if len(there) < 2:
             continue
@@ -80,21 +82,36 @@ def suggest_measurement(system: System, laws: Sequence[Law], data: PreparedData)
         noise = data.noise.sd_of(np.einsum("m,mtk->tk", weights, values))
         spread = np.nan_to_num(np.sqrt(variance) / noise)
         t, k = np.unravel_index(int(np.argmax(spread)), spread.shape)
-        found = _describe(trajectory, float(times[t]), data.train.observables[k], float(spread[t, k]))
+        found = _describe(measured, float(times[t]), data.train.observables[k], float(spread[t, k]))
         if found.spread > (0.0 if best is None else best.spread):
             best = found
     return best
 
 
-def _times(trajectory: Trajectory, beyond: float) -> np.ndarray:
-    first, last = float(trajectory.times[0]), float(trajectory.times[-1])
-    return np.linspace(first, last + beyond * (last - first), POINTS)
+def _held_out(trajectory: Trajectory, data: PreparedData) -> tuple[Trajectory, ...]:
+    """Return the later rows of a trajectory that were measured and held out, if there are any."""
+    if data.holdout is None or data.kind_of_holdout != "time":
+        return ()
+    return tuple(item for item in data.holdout.trajectories if item.name == trajectory.name)
 
 
-def _describe(trajectory: Trajectory, time: float, observable: str, spread: float) -> NextMeasurement:
-    when = "after the last row" if time > trajectory.times[-1] else "between the rows"
+def _ends(measured: Sequence[Trajectory], beyond: float) -> list[float]:
+    """Return up to when is looked; a law that runs away after the rows can still be looked at between them."""
+    first, last = float(measured[0].times[0]), float(measured[-1].times[-1])
+    return [last + beyond * (last - first), *(float(part.times[-1]) for part in reversed(measured))]
+
+
+def _describe(measured: Sequence[Trajectory], time: float, observable: str, spread: float) -> NextMeasurement:
+    name = measured[0].name
+    if time > measured[-1].times[-1]:
+        when = f"after the last row of {name}"
+    elif time > measured[0].times[-1]:
+        # A value may be there already, only not for the fit.
+        when = f"among the rows of {name} that were held out"
+    else:
+        when = f"between the rows of {name}"
     sentence = (
-        f"{observable} at t = {time:.4g} ({when} of {trajectory.name}) would separate the rivals best: they differ "
+        f"{observable} at t = {time:.4g} ({when}) would separate the rivals best: they differ "
         f"there by {spread:.2g} noise standard deviations"
     )
-    return NextMeasurement(trajectory.name, time, observable, spread, sentence)
+    return NextMeasurement(name, time, observable, spread, sentence)

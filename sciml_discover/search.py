@@ -246,6 +246,7 @@ class LawSearch:
                 tuple(law)
                 for same_size in short_laws(blocks, min(FITTED, exhaustive))
                 for law in same_size.tolist()
+                if blocks.is_complete(law)
             ]
             candidates = Candidates.join([candidates, blocks.unfitted(short, "exhaustive")])
         return Fits.begin(candidates, view.states, view.coordinates)
@@ -386,7 +387,7 @@ class LawSearch:
         lowest, sizes = self.judge.bound(fits), fits.candidates.complexity
         order = np.argsort(lowest, kind="stable")
         head = self._finish(fits.take(order[:FIRST]), number, np.inf)
-        limit = float(self.judge.rank(head).min()) + self.delta + SLACK
+        limit = float(self.judge.rank(head).min(initial=np.inf)) + self.delta + SLACK
         rest = order[FIRST:]
         near = rest[lowest[rest] < limit]
         done = [head, self._finish(fits.take(near), number, limit)]

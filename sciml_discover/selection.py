@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,9 @@ ROUNDS_TO_APPROXIMATE = 3
 SEARCH_ACCURACY = 0.2
 """Error of the solution over an interval, in units of the noise, that the search may have."""
 
+MOST_REASONS = 3
+"""Reasons that are given where all laws were rejected, the commonest ones."""
+
 DIFFERENT, MOST_STARTS = 0.05, 5
 """Coordinates of free parameters this far apart are different starts of the refits, and most starts."""
 
@@ -121,7 +125,7 @@ def select(
         checkpoint_seconds: least time between two checkpoints.
 
     Raises:
-        SolveError: no candidate could be fitted as a continuous trajectory.
+        SolveError: there are too few values for any law, or no candidate is left; with what speaks against them.
     """
     key = fingerprint(software(), system, data, trained, supports, options, laws)
 
@@ -181,10 +185,11 @@ def _search(
     ]
     redundant, merged = redundant_terms(system, libraries)
     excluded, invalid = excluded_terms(libraries, series, redundant)
-    constraints = build_constraints(system, libraries, laws, excluded, options.most_terms)
+    constraints = build_constraints(system, libraries, laws, excluded, options.most_terms, redundant)
     counts = rows.counts.cpu().numpy()
     n_common = len(system.free_parameters) + len(rows.lengths) * (system.dimension - len(system.held))
     criterion = Criterion(counts, n_common, constraints.n_terms, data.noise)
+    _check_values(criterion, constraints.fewest)
     judge = Judge(system, data.train, criterion, libraries, constraints)
     refitter = Refitter(system, libraries, rows, steps)
     search = LawSearch(refitter, judge, options.search, options.rival_delta, coordinates[1:], watch, files)
@@ -199,11 +204,29 @@ def _search(
     fits = search.run(views, proposals, options.exhaustive)
     values = judge.rank(fits)
     if not np.isfinite(values).any():
-        raise SolveError(
-            f"none of {search.tried} candidate laws could be fitted as a continuous trajectory; "
-            "widen [regress.library], or look at the trained equation in the report"
-        )
+        raise SolveError(_why_none(search))
     return Found(system, data, factor, rows, refitter, steps, search, fits, values, (*merged, *invalid))
+
+
+def _check_values(criterion: Criterion, shortest: int) -> None:
+    """Refuse to search where not even a perfect fit of the shortest law, with so many terms, could be judged."""
+    perfect = criterion(np.zeros((1, len(criterion.counts))), np.array([shortest]))
+    if not np.isfinite(perfect).all():
+        raise SolveError(
+            f"{int(criterion.counts.sum())} values are too few to judge any law: the shortest has "
+            f"{criterion.n_common + shortest} free numbers (coefficients: {shortest}, physical parameters and initial "
+            f"states: {criterion.n_common}); measure more, state the noise in [data.noise], or fix parameters"
+        )
+
+
+def _why_none(search: LawSearch) -> str:
+    """Return that no law is left, and what speaks against those that were fitted."""
+    reasons = Counter(rejection.reason for rejection in search.rejected.values()).most_common(MOST_REASONS)
+    told = "".join(f"; {number} of them: {reason}" for reason, number in reasons)
+    return (
+        f"none of {search.tried} candidate laws that were fitted is possible{told}. Widen [regress.library] or change "
+        "[regress.holes], or look at the trained equation in the report"
+    )
 
 
 def _start(

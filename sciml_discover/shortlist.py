@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, product
-from math import comb, prod
+from math import prod
 
 import numpy as np
 
@@ -62,10 +62,8 @@ class Shortlist:
         self._outlook, self._blocks, self._score, self._width = outlook, blocks, score, width
         self._available = outlook.available(blocks)
         self._term, self._inner = blocks.term.tolist(), blocks.n_inner.tolist()
-        self._holes = [tuple(np.flatnonzero(own).tolist()) for own in blocks.added]
         self._filled = list(range(blocks.added.shape[1])) if holes is None else list(holes)
         self._is_required = blocks.required & blocks.added[:, self._filled].any(axis=1)
-        self._required = frozenset(blocks.term[self._is_required].tolist())
         self._known: dict[Law, tuple[float, float]] = {}
         self.looked_at = 0
         """How many laws were compared."""
@@ -115,7 +113,7 @@ class Shortlist:
             self._remember(laws, chi_square)
 
     def _remember(self, laws: Sequence[Law], chi_square: np.ndarray, source: str = "search") -> None:
-        terms = np.array([sum(len(self._holes[block]) for block in law) for law in laws])
+        terms = np.array([sum(len(self._blocks.holes[block]) for block in law) for law in laws])
         inner = np.array([sum(self._inner[block] for block in law) for law in laws])
         scores = self._score(np.maximum(chi_square, 0.0), terms, inner)
         for law, score, value in zip(laws, scores.tolist(), chi_square.tolist(), strict=True):
@@ -191,7 +189,7 @@ class Shortlist:
         may = self._available & np.isfinite(gains) & ~there[:, blocks.term]
         for hole in range(filled.shape[1]):
             may &= filled[:, hole, None] + blocks.added[:, hole] <= blocks.constraints.longest
-        if self._required:
+        if self._is_required.any():
             missing = ~there[:, blocks.term] & self._is_required
             may &= missing | ~missing.any(axis=1, keepdims=True)
         rows, places = np.nonzero(may)
@@ -207,20 +205,14 @@ class Shortlist:
             yield from ((row, block) for block in own if np.isfinite(scores[row, block]))
 
     def _is_complete(self, law: Law) -> bool:
-        """Return whether a law has a term in every hole, what it must have, and no more than it may have."""
-        filled = [0] * self._blocks.added.shape[1]
-        for block in law:
-            for hole in self._holes[block]:
-                filled[hole] += 1
-        return (
-            all(0 < filled[hole] <= self._blocks.constraints.longest for hole in self._filled)
-            and self._required <= {self._term[block] for block in law}
-            and self._known[law][0] < np.inf
-        )
+        """Return whether a law that was looked at has all that it must have, no more than it may, and a score."""
+        return self._blocks.is_complete(law, self._filled) and self._known[law][0] < np.inf
 
 
 def short_laws(blocks: Blocks, limit: int, available: np.ndarray | None = None) -> Iterator[np.ndarray]:
     """Yield all laws of one term for each hole, then with one more, then with two, as far as there are few enough.
+
+    A term is in a law once, at one of its starts.
 
     Args:
         blocks: what laws are put together from.
@@ -228,8 +220,10 @@ def short_laws(blocks: Blocks, limit: int, available: np.ndarray | None = None) 
         available: which blocks are used, shape ``(U,)``; all unless given.
     """
     may = np.ones(len(blocks), dtype=bool) if available is None else available
-    first = blocks.place[:, 0]
-    groups = [np.flatnonzero((first == hole) & may).tolist() for hole in np.unique(first[may])]
+    ours = [blocks.added[:, list(group)].any(axis=1) & may for group in blocks.constraints.groups]
+    groups = [np.flatnonzero(own).tolist() for own in ours if own.any()]
+    if not groups:
+        return
     for extra in range(3):
         sizes = [
             size
@@ -237,15 +231,33 @@ def short_laws(blocks: Blocks, limit: int, available: np.ndarray | None = None) 
             if sum(size) == len(size) + extra
         ]
         number = sum(
-            prod(comb(len(group), k) for group, k in zip(groups, size, strict=True)) for size in sizes
+            prod(_count(blocks, group, k) for group, k in zip(groups, size, strict=True)) for size in sizes
         )
         limit -= number
         if limit < 0 or not number:
             return
-        yield np.array([law for size in sizes for law in _choices(groups, size)])
+        yield np.array([law for size in sizes for law in _choices(blocks, groups, size)])
 
 
-def _choices(groups: Sequence[Sequence[int]], size: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Yield all choices of so many blocks from each group."""
-    for law in product(*(combinations(group, k) for group, k in zip(groups, size, strict=True))):
+def _count(blocks: Blocks, group: Sequence[int], size: int) -> int:
+    """Return how many choices there are of so many blocks of different terms."""
+    starts = np.bincount(blocks.term[list(group)])
+    # The elementary symmetric polynomial of the numbers of starts.
+    ways = [1] + [0] * size
+    for own in starts[starts > 0].tolist():
+        for k in range(size, 0, -1):
+            ways[k] += own * ways[k - 1]
+    return ways[size]
+
+
+def _choices(
+    blocks: Blocks, groups: Sequence[Sequence[int]], size: Sequence[int]
+) -> Iterator[tuple[int, ...]]:
+    """Yield all choices of so many blocks from each group, each of another term."""
+    term = blocks.term.tolist()
+    of_each = [
+        [own for own in combinations(group, k) if len({term[block] for block in own}) == k]
+        for group, k in zip(groups, size, strict=True)
+    ]
+    for law in product(*of_each):
         yield tuple(block for own in law for block in own)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -20,6 +21,9 @@ else:
 
 NUMBER = "number"
 """What stands for a fitted number inside a term where only its structure counts."""
+
+SAME_DIGITS = 10
+"""Numbers inside two terms that agree to so many digits differ in rounding only."""
 
 
 def linear_combination(
@@ -53,10 +57,7 @@ def tidied(expression: sympy.Expr) -> sympy.Expr:
         >>> to_text(tidied(sympy.Float(0.0033) ** 2 * sympy.Symbol("x", real=True)))
         '1.089e-05*x'
     """
-    numbers = expression.atoms(sympy.Float)
-    return cast(
-        "sympy.Expr", expression.xreplace({one: sympy.Float(float(f"{float(one):.14g}")) for one in numbers})
-    )
+    return _rounded(expression, 14)
 
 
 def canonical_terms(expression: sympy.Expr) -> dict[sympy.Expr, float]:
@@ -64,16 +65,58 @@ def canonical_terms(expression: sympy.Expr) -> dict[sympy.Expr, float]:
 
     Terms that differ in rounding only, or in the numbers inside them, are merged; terms that vanished are dropped.
     Numbers inside a term, such as the constant of ``x/(0.4 + x)``, are written as the symbol `NUMBER`: what they are
-    is a question of accuracy, not of structure.
+    is a question of accuracy, not of structure. Denominators are scaled: ``x/(2 + 5*x)`` is ``0.2*x/(0.4 + x)``.
     """
-    expanded = sympy.expand(expression)
-    terms: dict[sympy.Expr, float] = {}
-    for term in sympy.Add.make_args(expanded):
-        coefficient, rest = term.as_coeff_Mul()
-        rest = _without_numbers(rest)
-        terms[rest] = terms.get(rest, 0.0) + float(coefficient)
-    largest = max((abs(number) for number in terms.values()), default=0.0)
-    return {term: number for term, number in terms.items() if abs(number) > 1e-12 * largest}
+    return _collected(
+        (_without_numbers(term), number) for term, number in _numbered_terms(expression).items()
+    )
+
+
+def _numbered_terms(expression: sympy.Expr) -> dict[sympy.Expr, float]:
+    """Return the terms of an expanded expression, with the numbers inside them, and their coefficients."""
+    terms = []
+    for term in sympy.Add.make_args(sympy.expand(expression)):
+        coefficient, rest = _scaled(term).as_coeff_Mul()
+        terms.append((_rounded(rest, SAME_DIGITS), float(coefficient)))
+    return _collected(terms)
+
+
+def _collected(terms: Iterable[tuple[sympy.Expr, float]]) -> dict[sympy.Expr, float]:
+    """Return the sum of the coefficients of each term, without terms that vanished."""
+    sums: dict[sympy.Expr, float] = {}
+    for term, number in terms:
+        sums[term] = sums.get(term, 0.0) + number
+    largest = max((abs(number) for number in sums.values()), default=0.0)
+    return {term: number for term, number in sums.items() if abs(number) > 1e-12 * largest}
+
+
+def _scaled(term: sympy.Expr) -> sympy.Expr:
+    """Return a term in which each sum under a power has one as the coefficient of its last monomial.
+
+    ``3*x/(1 + 2*x)`` and ``1.5*x/(0.5 + x)`` are one function. Which monomial is the last is a question of how they are
+    written without numbers: ``x**2`` comes after ``x``.
+    """
+    factors: list[sympy.Expr] = []
+    for factor in sympy.Mul.make_args(term):
+        base, exponent = factor.as_base_exp()
+        if not isinstance(base, sympy.Add) or not exponent.is_number:
+            factors.append(factor)
+            continue
+        parts = [part.as_coeff_Mul() for part in base.args]
+        leading, last = max(parts, key=lambda part: "" if part[1] == 1 else str(_without_numbers(part[1])))
+        # A negative number has no root: its sign stays inside.
+        sign = sympy.Integer(-1 if leading < 0 and not exponent.is_Integer else 1)
+        size = sign * leading
+        others = [sympy.Float(number / size) * part for number, part in parts if part != last]
+        factors += [sympy.Float(size) ** exponent, sympy.Add(sign * last, *others) ** exponent]
+    return sympy.Mul(*factors)
+
+
+def _rounded(expression: sympy.Expr, digits: int) -> sympy.Expr:
+    """Return an expression whose numbers have so many digits."""
+    numbers = expression.atoms(sympy.Float)
+    rounded = {one: sympy.Float(float(f"{float(one):.{digits}g}")) for one in numbers}
+    return cast("sympy.Expr", expression.xreplace(rounded))
 
 
 def _without_numbers(term: sympy.Expr) -> sympy.Expr:
@@ -93,6 +136,9 @@ def _without_numbers(term: sympy.Expr) -> sympy.Expr:
 def same_structure(one: Mapping[str, sympy.Expr], two: Mapping[str, sympy.Expr]) -> bool:
     """Return whether two systems of equations have exactly the same terms, whatever their coefficients.
 
+    Numbers inside terms may differ, but two terms that differ in these only are two: ``x/(1 + x) + x/(2 + x)`` has one
+    term more than ``x/(1 + x)``.
+
     Example:
         >>> read = lambda text: {"x": parse_expression(text, ["x", "y"], where="doctest")}
         >>> same_structure(read("1.3*x - 0.9*x*y"), read("x*(1.2 - y)"))
@@ -100,7 +146,12 @@ def same_structure(one: Mapping[str, sympy.Expr], two: Mapping[str, sympy.Expr])
     """
     if set(one) != set(two):
         return False
-    return all(set(canonical_terms(one[name])) == set(canonical_terms(two[name])) for name in one)
+    return all(_structure(one[name]) == _structure(two[name]) for name in one)
+
+
+def _structure(expression: sympy.Expr) -> Counter[sympy.Expr]:
+    """Return how many terms of an expression differ in the numbers inside them only."""
+    return Counter(_without_numbers(term) for term in _numbered_terms(expression))
 
 
 def redundant_terms(system: System, libraries: Sequence[Library]) -> tuple[list[np.ndarray], list[str]]:

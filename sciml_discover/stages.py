@@ -10,9 +10,7 @@ same bytes as before leaves everything after it in the store. Whoever drives the
 
 from __future__ import annotations
 
-import itertools
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,13 +19,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import numpy as np
+
 from sciml_discover import payload, readers, regressors, residual_samples, selection, training, validation
 from sciml_discover.base import Progress, Watch, nobody_watches
-from sciml_discover.constraints import HoleOptions, LawOptions
+from sciml_discover.constraints import HoleOptions, LawOptions, build_constraints, build_libraries
 from sciml_discover.errors import DamagedArtifactError, InputError, LostInputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
 from sciml_discover.expressions import names_used, parse_expression
-from sciml_discover.library import PLACEHOLDERS, LibraryOptions
+from sciml_discover.library import LibraryOptions, _instances
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import Supports
 from sciml_discover.residual_samples import ResidualSamples
@@ -77,9 +77,13 @@ class Bench:
     def units(self) -> SystemUnits | None:
         """The units of the system, equations and wanted terms checked once; None if it states none.
 
+        What is wrong with the libraries and with what is known of the laws is told first.
+
         Raises:
-            InputError: if a unit cannot be read, or an equation or a term of the library is inconsistent.
+            InputError: if no law could be what is asked for, a unit cannot be read, or an equation or a term of the
+                library is inconsistent.
         """
+        self._check_laws()
         system, laws = self.loaded.experiment.system, self.loaded.experiment.regress
         if not units_stated(system):
             return None
@@ -88,6 +92,15 @@ class Bench:
             for where, term in _wanted_terms(laws, hole, inputs):
                 units.check_term(term, hole, where=where)
         return units
+
+    def _check_laws(self) -> None:
+        """Refuse libraries and constraints that no data could put right."""
+        regress, longest = self.loaded.experiment.regress, self.loaded.experiment.select.most_terms
+        libraries = build_libraries(self.system, regress)
+        if any(isinstance(regressor, regressors.Implicit) for regressor in regress.regressors):
+            return  # its terms may be named too, and nobody knows them yet
+        nothing = [np.zeros(len(library), dtype=bool) for library in libraries]
+        build_constraints(self.system, libraries, regress, nothing, longest)
 
 
 def _wanted_terms(laws: LawOptions, hole: str, inputs: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -105,7 +118,7 @@ def _wanted_terms(laws: LawOptions, hole: str, inputs: Sequence[str]) -> Iterato
 
     forbidden = [read(text, f"[regress.holes.{hole}] forbidden") for text in of_hole.forbidden]
     for where, text in _asked_for(library, inputs, place):
-        # Where nothing is forbidden nothing is parsed: that would take time before every run.
+        # Where nothing is forbidden nothing is parsed again: that would take time before every run.
         if not forbidden or read(text, where) not in forbidden:
             yield where, text
 
@@ -118,9 +131,7 @@ def _asked_for(library: LibraryOptions, inputs: Sequence[str], place: str) -> It
         if names_used(text, where=f"{place} extra") <= {*inputs, *library.inner}:
             yield f"{place} extra", text
     for template in library.templates:
-        for choice in itertools.product(inputs, repeat=len(PLACEHOLDERS)):
-            names: dict[str, str] = dict(zip(PLACEHOLDERS, choice, strict=True))
-            text = re.sub(r"\b\w+\b", lambda word, names=names: names.get(word[0], word[0]), template)
+        for text in _instances(template, inputs, library.inner):
             yield f"{place} templates", text
 
 
@@ -365,16 +376,16 @@ def _unit_table(units: SystemUnits | None, laws: RankedLaws) -> UnitTable:
 
 
 STAGES: tuple[Stage, ...] = (
-    Stage("data", 2, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
+    Stage("data", 3, (), PreparedData, _data_options, _data, ("scipy.integrate",)),
     Stage("train", 6, ("data",), TrainingResult, _train_options, _train, ("torch", "sympy")),
     Stage("sample", 2, ("data", "train"), ResidualSamples, _system_options, _sample, ("torch", "sympy")),
-    Stage("regress", 4, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
+    Stage("regress", 5, ("sample",), Supports, _regress_options, _regress, ("sympy", "pysindy")),
     Stage(
-        "select", 11, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
+        "select", 12, ("data", "train", "regress"), RankedLaws, _select_options, _select, ("torch", "sympy")
     ),
     Stage(
         "validate",
-        3,
+        4,
         ("data", "train", "select"),
         ValidationReport,
         _validate_options,
@@ -383,7 +394,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         "report",
-        3,
+        4,
         ("data", "train", "sample", "select", "validate"),
         RenderedReport,
         _report_options,

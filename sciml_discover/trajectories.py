@@ -98,7 +98,7 @@ def split_holdout(dataset: Dataset, options: HoldoutOptions | None) -> tuple[Dat
         options: which of them are held out.
 
     Raises:
-        InputError: if too little is left to train on, or nothing to hold out.
+        InputError: if too little is left to train on, or nothing is held out that can be scored.
 
     Example:
         >>> rows = Trajectory("a", np.arange(21.0), np.arange(21.0).reshape(21, 1))
@@ -120,7 +120,14 @@ def split_holdout(dataset: Dataset, options: HoldoutOptions | None) -> tuple[Dat
             expected="at least one",
             do="Hold out more, or nothing.",
         )
+    if holdout is not None and options is not None and options.trajectories is not None:
+        _check_scored_rows(holdout)
     return train, holdout
+
+
+def fitted_rows(times: np.ndarray) -> int:
+    """Return how many rows of a held-out trajectory go into its initial state: a quarter, at least two."""
+    return max(2, len(times) // 4)
 
 
 def _split_by_trajectory(dataset: Dataset, names: tuple[str, ...]) -> tuple[Dataset, Dataset]:
@@ -155,6 +162,19 @@ def _split_by_time(dataset: Dataset, options: HoldoutOptions) -> tuple[Dataset, 
         if n_held:
             held.append(item.rows(slice(cut, None)))
     return replace(dataset, trajectories=tuple(kept)), replace(dataset, trajectories=tuple(held))
+
+
+def _check_scored_rows(holdout: Dataset) -> None:
+    """Refuse held-out trajectories that leave nothing to score after the rows that their initial states take."""
+    if any(np.isfinite(item.values[fitted_rows(item.times) :]).any() for item in holdout.trajectories):
+        return
+    rows = ", ".join(str(fitted_rows(item.times)) for item in holdout.trajectories)
+    raise InputError(
+        f"no measured value after the rows that initial states are fitted to ({rows})",
+        where="[data] holdout.trajectories",
+        expected="at least one: the first quarter of a trajectory's rows, at least two, only says where it begins",
+        do="Hold out a longer trajectory, or hold out by fraction or rows.",
+    )
 
 
 def _check_training_rows(train: Dataset, holdout: Dataset | None) -> None:

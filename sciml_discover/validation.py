@@ -228,11 +228,14 @@ def _holdout_error(system: System, law: Law, data: PreparedData) -> float | None
 def _reasons(
     law: Law, found: Forecast, score: ModelScore, data: PreparedData, options: ValidateOptions
 ) -> tuple[Reason, ...]:
-    reasons = [_chi_square_reason(law, score, data.noise, options), _whiteness_reason(found, data, options)]
+    reasons = [
+        _chi_square_reason(law, found, score, data.noise, options),
+        _whiteness_reason(found, data, options),
+    ]
     if data.holdout is not None:
         error = None if score.holdout is None else score.holdout.standardised
         passed = error is not None and error <= options.holdout_error
-        text = "the law could not be solved over the hold-out rows"
+        text = _unscored("hold-out", found.holdout)
         if error is not None:
             text = f"error on the hold-out rows is {error:.2f} times what the noise and the fit allow"
         reasons.append(Reason("holdout", passed, error, options.holdout_error, text))
@@ -240,7 +243,8 @@ def _reasons(
     fractions = {name: metrics.unexplained for name, metrics in rows.items() if metrics is not None}
     solved = len(fractions) == len(rows)
     worst = max(fractions.values()) if solved else None
-    text = "the law could not be solved over all rows"
+    failed = next((name for name in rows if name not in fractions), "")
+    text = _unscored(failed, {"training": found.train, "hold-out": found.holdout}.get(failed))
     if solved:
         parts = " and ".join(f"{100 * value:.2g} % on {name} rows" for name, value in fractions.items())
         text = f"variance left unexplained, against the best constant of the training rows: {parts}"
@@ -249,14 +253,21 @@ def _reasons(
     return tuple(reasons)
 
 
-def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: ValidateOptions) -> Reason:
+def _unscored(rows: str, prediction: list[np.ndarray] | None) -> str:
+    """Return why some rows say nothing about the law: it has no prediction there, or one without a size."""
+    if prediction is None:
+        return f"the law could not be solved over the {rows} rows"
+    return f"what the law predicts for the {rows} rows has no finite value, or no logarithm where that was measured"
+
+
+def _chi_square_reason(
+    law: Law, found: Forecast, score: ModelScore, noise: Noise, options: ValidateOptions
+) -> Reason:
     """Compare the misfit with the law-free noise: chi-square, or F where that noise is itself an estimate."""
     freedom = law.n_observed - law.n_parameters
     threshold = options.chi_square_p
     if score.train is None:
-        return Reason(
-            "chi_square", False, None, threshold, "the law could not be solved over the training rows"
-        )
+        return Reason("chi_square", False, None, threshold, _unscored("training", found.train))
     if freedom <= 0:
         text = f"{law.n_parameters} free numbers for {law.n_observed} values: nothing is left to test"
         return Reason("chi_square", False, None, threshold, text)
@@ -272,9 +283,7 @@ def _chi_square_reason(law: Law, score: ModelScore, noise: Noise, options: Valid
 def _whiteness_reason(found: Forecast, data: PreparedData, options: ValidateOptions) -> Reason:
     threshold = options.whiteness_p
     if found.train is None:
-        return Reason(
-            "whiteness", False, None, threshold, "the law could not be solved over the training rows"
-        )
+        return Reason("whiteness", False, None, threshold, _unscored("training", None))
     p_values = whiteness(data.train, found.train, data.noise)
     if not p_values:
         text = "no residuals to test for whiteness: too few rows, or an exact fit"

@@ -6,6 +6,7 @@ import numpy as np
 import pydantic
 import pytest
 
+from sciml_discover.blocks import Blocks
 from sciml_discover.constraints import (
     Constraints,
     HoleOptions,
@@ -17,6 +18,8 @@ from sciml_discover.constraints import (
 )
 from sciml_discover.errors import InputError
 from sciml_discover.library import InnerOptions, LibraryOptions
+from sciml_discover.refit import Candidates
+from sciml_discover.shortlist import short_laws
 from tests.problems import LOTKA_VOLTERRA
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
@@ -192,3 +195,88 @@ def test_a_hole_without_a_possible_term_is_refused() -> None:
     own = HoleOptions(forbidden=("1", "x", "y", "x**2", "x*y", "y**2"))
     with pytest.raises(InputError, match="0 allowed"):
         constraints(LawOptions(library=DEGREE2, holes={"growth": own}))
+
+
+GROUP = (("predation", "growth"),)
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "says"),
+    [
+        (
+            {"required": ("x",)},
+            {"forbidden": ("x",)},
+            "'x', which predation must have and growth cannot have",
+        ),
+        (
+            {"forbidden": ("y",)},
+            {"required": ("y",)},
+            "'y', which growth must have and predation cannot have",
+        ),
+        (
+            {"required": ("1", "x", "y")},
+            {"required": ("x", "x*y", "y**2", "x**2")},
+            "6 required terms of the holes predation, growth together",
+        ),
+        (
+            {"forbidden": ("1", "x", "y")},
+            {"forbidden": ("x**2", "x*y", "y**2")},
+            "no candidate term that the holes predation, growth can all have",
+        ),
+    ],
+)
+def test_holes_that_share_terms_must_not_contradict_each_other(one: dict, two: dict, says: str) -> None:
+    holes = {"predation": HoleOptions(**one), "growth": HoleOptions(**two)}
+    options = LawOptions(library=DEGREE2, shared=GROUP, holes=holes)
+    with pytest.raises(InputError, match=rf"^\[regress\] shared: found .*{says}"):
+        constraints(options)
+    # Apart they are fine.
+    constraints(LawOptions(library=DEGREE2, holes=holes))
+
+
+def shared_with_a_redundant_term(*redundant: np.ndarray, **holes: HoleOptions) -> Constraints:
+    options = LawOptions(library=DEGREE2, shared=GROUP, holes=holes)
+    system = LOTKA_VOLTERRA.system
+    return build_constraints(system, build_libraries(system, options), options, redundant, 5, redundant)
+
+
+def test_a_term_that_a_free_parameter_carries_in_one_hole_stays_in_those_that_share_its_terms() -> None:
+    found = shared_with_a_redundant_term(support(1), support())
+    assert found.allowed[0].tolist() == (~support(1)).tolist()
+    assert found.allowed[1].all()
+    complete = found.complete([support(4), support(1)])
+    assert complete is not None
+    np.testing.assert_array_equal(complete[0], support(4))
+    np.testing.assert_array_equal(complete[1], support(1, 4))
+    # Its block fills one hole, the others both.
+    libraries = build_libraries(LOTKA_VOLTERRA.system, LawOptions(library=DEGREE2))
+    blocks = Blocks.of(libraries, found)
+    assert {tuple(place): tuple(added) for place, added in zip(blocks.place, blocks.added, strict=True)} == {
+        (0, 0): (1, 1),
+        (1, 1): (0, 1),
+        (0, 2): (1, 1),
+        (0, 3): (1, 1),
+        (0, 4): (1, 1),
+        (0, 5): (1, 1),
+    }
+    law = Candidates(
+        tuple(own[None] for own in complete), (np.zeros((1, 6)),) * 2, (np.zeros((1, 0)),) * 2, ("",)
+    )
+    [only] = blocks.laws(law, 0)
+    assert [tuple(blocks.place[block]) for block in only] == [(1, 1), (0, 4)]
+    assert blocks.is_complete(only)
+    [one, *_] = short_laws(blocks, 100)
+    assert one.shape == (6, 1)
+
+
+def test_a_term_that_is_carried_everywhere_or_forbidden_anywhere_is_in_none_of_them() -> None:
+    for found in (
+        shared_with_a_redundant_term(support(1), support(1)),
+        shared_with_a_redundant_term(support(1), support(), growth=HoleOptions(forbidden=("x",))),
+        shared_with_a_redundant_term(support(1), support(), predation=HoleOptions(forbidden=("x",))),
+    ):
+        assert [may[1] for may in found.allowed] == [False, False]
+    kept = shared_with_a_redundant_term(support(1), support(), growth=HoleOptions(required=("x", "y")))
+    assert kept.fewest == 3
+    with pytest.raises(InputError, match="the required term 'x'"):
+        shared_with_a_redundant_term(support(1), support(), predation=HoleOptions(required=("x",)))

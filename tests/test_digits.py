@@ -15,8 +15,8 @@ from sciml_discover.digits import NEGLIGIBLE, round_to_error, round_together, sn
         (0.899398722, 0.3, 0.9),
         (27.46, 4.0, 27.0),
         (1234.5678, 30.0, 1230.0),
-        (-0.0123456, None, -0.0123),
-        (-0.0123456, 0.0, -0.0123),
+        (-0.01234567891, None, -0.012345679),
+        (-0.01234567891, 0.0, -0.012345679),
         (0.0, 0.1, 0.0),
         (3.0, 1e-9, 3.0),
     ],
@@ -70,7 +70,12 @@ def test_numbers_whose_errors_hang_together_keep_the_digits_that_the_fit_needs()
 
 def test_a_number_that_nothing_determines_does_not_lengthen_the_others() -> None:
     covariance = np.diag([1e-4, np.inf])
-    assert round_together([1.2345678, 0.0123456], [0.01, None], covariance) == [1.23, 0.0123]
+    assert round_together([1.2345678, 0.0123456], [0.01, None], covariance) == [1.23, 0.0123456]
+
+
+def test_numbers_of_which_only_the_sum_is_known_keep_it() -> None:
+    covariance = np.full((2, 2), np.inf)
+    assert round_together([1000.37, -999.84], [None, None], covariance) == [1000.37, -999.84]
 
 
 def test_numbers_are_snapped_together_only_if_the_fit_does_not_suffer() -> None:

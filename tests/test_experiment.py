@@ -11,9 +11,15 @@ import pytest
 
 from sciml_discover.errors import InputError, NotYetError
 from sciml_discover.experiment import Changes, Experiment, LoadedExperiment, load_experiment
+from sciml_discover.noise import NoiseOptions
+from sciml_discover.objectives import DirectCollocation, MultipleShooting
+from sciml_discover.optimizers import Adam, GaussNewton
+from sciml_discover.presets import TrainStage
 from sciml_discover.readers import prepare_data
+from sciml_discover.regressors import Bagging, Implicit, RegressOptions, Stlsq
 from sciml_discover.system import System
 from sciml_discover.toml_writer import to_toml
+from sciml_discover.training import TrainOptions
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SHIPPED = sorted(DATA.glob("*/*.toml"))
@@ -321,6 +327,26 @@ def test_an_experiment_written_in_python_is_the_one_of_the_file(tmp_path: Path) 
     again = LoadedExperiment.from_experiment(experiment, tmp_path)
     assert (again.name, again.folder) == ("small", tmp_path)
     assert load_experiment(write(tmp_path, again.text, "again.toml")).experiment == experiment
+
+
+def test_strategies_chosen_in_python_are_those_of_the_file(tmp_path: Path) -> None:
+    loaded = load_experiment(write(tmp_path))
+    stages = (
+        TrainStage(objective=DirectCollocation(), optimizer=GaussNewton(iterations=9)),
+        TrainStage(objective=MultipleShooting(), optimizer=Adam()),
+    )
+    changes = {
+        "train": TrainOptions(stages=stages),
+        "regress": RegressOptions(regressors=(Stlsq(), Bagging(bags=20), Implicit())),
+        "data": loaded.experiment.data.model_copy(update={"noise": NoiseOptions(relative=0.1)}),
+    }
+    experiment = loaded.experiment.model_copy(update=changes)
+    text = LoadedExperiment.from_experiment(experiment, tmp_path).text
+    assert '{ kind = "stlsq" }, { kind = "bagging", bags = 20 }, { kind = "implicit" }' in text
+    assert load_experiment(write(tmp_path, text, "again.toml")).experiment == experiment
+    changed = load_experiment(write(tmp_path), changes=Changes.model_validate(changes))
+    assert changed.experiment.train == experiment.train
+    assert load_experiment(write(tmp_path, changed.text, "changed.toml")).experiment == changed.experiment
 
 
 def test_experiments_are_frozen(tmp_path: Path) -> None:

@@ -9,18 +9,19 @@ import pytest
 
 from sciml_discover.forecasts import (
     DENSE_POINTS,
+    AbstractModel,
     LawModel,
     UdeModel,
     dense_grid,
-    fitted_rows,
     forecast,
     scored_holdout,
     truth_path,
 )
 from sciml_discover.integrate import solve_reference
+from sciml_discover.noise import Noise
 from sciml_discover.readers import PreparedData
 from sciml_discover.systems import get_system
-from sciml_discover.trajectories import HoldoutOptions, split_holdout
+from sciml_discover.trajectories import Dataset, HoldoutOptions, Trajectory, fitted_rows, split_holdout
 from tests.problems import DOSED, EXCHANGE, FORCED, LOGISTIC, LOTKA_VOLTERRA, Problem, untrained
 
 
@@ -127,6 +128,95 @@ def test_an_undetermined_number_has_no_spread() -> None:
     assert (
         LawModel(FORCED.filled, FORCED.parameters, FORCED.initial).spread(0, np.zeros(1), lambda s: s) is None
     )
+
+
+class Growth(AbstractModel):
+    """Limited growth, solved exactly; its rate may be uncertain."""
+
+    def __init__(self, data: PreparedData, rate: float = 1.0, rate_sd: float = 0.0) -> None:
+        self.system, self.initial, self.note = LOGISTIC.system, np.array([[0.3]]), ""
+        self.starts, self._rate, self._rate_sd = data.train.start_times, rate, rate_sd
+
+    @property
+    def own_covariance(self) -> np.ndarray:
+        return np.array([[self._rate_sd**2]])
+
+    def solve(
+        self, initial: np.ndarray, start: float, times: np.ndarray, controls: object = None
+    ) -> np.ndarray:
+        return self.solve_moved(np.zeros(1), initial, start, times, controls)
+
+    def solve_moved(
+        self,
+        moved: np.ndarray,
+        initial: np.ndarray,
+        start: float,
+        times: np.ndarray,
+        controls: object = None,  # noqa: ARG002
+    ) -> np.ndarray:
+        grown = np.exp((self._rate + moved[0]) * (times - start))
+        return (10.0 * initial * grown / (10.0 + initial * (grown - 1.0)))[:, None]
+
+
+def grown(seed: int) -> PreparedData:
+    """Two runs of limited growth with noise of 1 % of the capacity, the second held out."""
+    rng, times = np.random.default_rng(seed), np.linspace(0.0, 8.0, 13)
+    exact = 3.0 * np.exp(times) / (10.0 + 0.3 * (np.exp(times) - 1.0))
+    runs = tuple(Trajectory(name, times, (exact + 0.1 * rng.standard_normal(13))[:, None]) for name in "ab")
+    train, held = split_holdout(Dataset(("n",), runs), HoldoutOptions(trajectories=("b",)))
+    noise = Noise(("n",), (False,), np.array([0.1]), False, False, np.array([np.inf]))
+    return PreparedData(train, held, noise, "trajectory", "", ())
+
+
+@pytest.mark.parametrize("rate_sd", [0.0, 0.02])
+def test_a_start_that_was_fitted_to_noise_is_as_uncertain_as_that_makes_it(rate_sd: float) -> None:
+    errors, spreads = [], []
+    for seed in range(300):
+        data = grown(seed)
+        drawn = 1.0 + rate_sd * np.random.default_rng([seed, 1]).standard_normal()
+        found = forecast(Growth(data, drawn, rate_sd), data)
+        assert found.holdout is not None
+        assert found.holdout_sd is not None
+        times = np.linspace(0.0, 8.0, 13)
+        errors.append(found.holdout[0] - 3.0 / (0.3 + 9.7 * np.exp(-times))[:, None])
+        spreads.append(found.holdout_sd[0])
+    # Where it grows fastest, more than the noise itself; the capacity is reached from any start.
+    actual, told = np.std(errors, axis=0), np.median(spreads, axis=0)
+    np.testing.assert_allclose(told, actual, rtol=0.3, atol=0.01)
+    assert actual.max() > 2 * 0.1
+    assert told[-1] < 0.1 * told.max()
+
+
+def test_the_law_moves_the_start_of_a_held_out_trajectory() -> None:
+    data, sd, step = split(TWINS, HoldoutOptions(trajectories=("site 1",)), 0.01), 0.03, 0.003
+    covariance = np.zeros((3, 3))
+
+    def predicted(moved: float = 0.0, variance: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+        covariance[0, 0] = variance
+        values = TWINS.parameters.copy()
+        values[0] += moved
+        model = LawModel(TWINS.filled, values, TWINS.initial[:1], [0], covariance)
+        model.starts = (0.0,)
+        found = forecast(model, data)
+        assert found.holdout is not None
+        assert found.holdout_sd is not None
+        return found.holdout[0], found.holdout_sd[0]
+
+    plain, law = predicted()[1], predicted(variance=sd**2)[1]
+    refitted = (predicted(moved=step)[0] - predicted(moved=-step)[0]) / (2.0 * step) * sd
+    assert (plain > 0.0).all()
+    np.testing.assert_allclose(np.sqrt(law**2 - plain**2), np.abs(refitted), rtol=0.05, atol=1e-3)
+    # Not a word about the law where a number of it is not determined; the start counts all the same.
+    np.testing.assert_allclose(predicted(variance=np.inf)[1], plain)
+
+
+def test_a_known_start_is_certain() -> None:
+    system = replace(TWINS.system, states=tuple(replace(state, initial=1.0) for state in TWINS.system.states))
+    problem = replace(TWINS, system=system)
+    data = split(problem, HoldoutOptions(trajectories=("site 1",)), 0.01)
+    found = forecast(exact_model(problem, data), data)
+    assert found.holdout_sd is not None
+    assert not found.holdout_sd[0].any()
 
 
 def test_the_trained_equation_is_solved_at_any_times() -> None:

@@ -82,6 +82,34 @@ def free() -> RankedLaws:
     return found(LURED)
 
 
+HARDLY_SEEN = replace(
+    EATEN,
+    system=System.from_text(
+        states=STATES,
+        parameters=RATES,
+        missing={"eaten": ["x", "y"]},
+        equations={"x": "a*x - eaten", "y": "0.6*eaten - d*y"},
+    ),
+    unseen=tuple((0, row, 1) for row in range(1, len(TIMES)) if row not in (10, 16, 20)),
+)
+"""Where all short laws are fitted, because the trained trajectory says little of the predators."""
+
+
+@pytest.mark.parametrize(
+    ("most_terms", "known"),
+    [(5, {"required": ("y**2",), "forbidden": ("x",)}), (1, {"forbidden": ("x",)})],
+)
+def test_so_it_is_where_all_short_laws_are_fitted(most_terms: int, known: dict[str, Any]) -> None:
+    options = WIDE.model_copy(update={"most_terms": most_terms, "search": SearchOptions(rounds=0, width=0)})
+    ranked = found(HARDLY_SEEN, options, eaten=known)
+    laws = [law["eaten"] for law in structures(ranked)]
+    assert any("x*y" in law for law in laws)
+    for law in laws:
+        assert law >= set(known.get("required", ()))
+        assert "x" not in law
+        assert len(law) <= most_terms
+
+
 def numbers(law: Law) -> dict[str, dict[str, float]]:
     return {
         hole: {term.term: term.coefficient.value for term in terms} for hole, terms in law.missing.items()
@@ -198,3 +226,21 @@ def test_a_law_whose_fit_needs_a_forbidden_sign_is_not_ranked(free: RankedLaws) 
     assert TRUE not in structures(refused)
     # What is left fits worse, or has to say it with more terms.
     assert refused.laws[0].criterion > free.laws[0].criterion + 6
+
+
+def test_a_shared_term_that_a_free_parameter_carries_in_one_hole_is_found_in_the_other() -> None:
+    system = System.from_text(
+        states=STATES,
+        parameters={**RATES, "a": {"value": 1.3, "bounds": (0.0, 5.0)}},
+        missing={"loss": ["x", "y"], "gain": ["x", "y"]},
+        equations={"x": "a*x - loss", "y": "gain - d*y"},
+    )
+    ranked = found(replace(LURED, system=system), shared=(("loss", "gain"),))
+    assert "x in loss is carried by the free parameter a already: merged into it" in ranked.identifiability
+    assert structures(ranked)[0] == {"loss": {"x*y"}, "gain": {"x", "x*y"}}
+    for law in structures(ranked):
+        assert law["loss"] == law["gain"] - {"x"}
+    # What stands in the hole at the truth is in the parameter.
+    estimate = ranked.laws[0].parameters["a"].estimate
+    assert estimate.value == pytest.approx(1.6, abs=0.1)
+    assert ranked.laws[0].n_parameters == 1 + 3 + 4

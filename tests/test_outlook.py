@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -184,6 +186,30 @@ def test_no_law_is_longer_than_allowed_and_none_leaves_a_hole_empty() -> None:
     assert len({len(law) for law in laws}) == 3
 
 
+def test_where_no_term_can_be_used_there_is_no_law() -> None:
+    _, blocks = saturating()
+    count = len(blocks.offers[0])
+    assert [*short_laws(blocks, 100, np.zeros(len(blocks), dtype=bool))] == []
+    outlook = Outlook.of(1.0, np.full(count, np.nan), np.full((count, count), np.nan))
+    assert Shortlist(outlook, blocks, by_chi_square, {}, exhaustive=100).best(9) == []
+
+
+def test_complete_is_what_has_all_it_must_have_and_no_more_than_it_may() -> None:
+    own = {"predation": HoleOptions(required=("x*y",))}
+    blocks = Blocks.of(LIBRARIES, replace(constraints(LawOptions(library=DEGREE2, holes=own)), longest=2))
+    for law, complete in (
+        ((XY, 6), True),
+        ((0, XY, 6, 7), True),
+        ((XY,), False),
+        ((0, 6 + XY), False),
+        ((0, 1, XY, 6), False),
+    ):
+        assert blocks.is_complete(law) is complete, law
+    assert blocks.is_complete((XY,), [0])
+    assert not blocks.is_complete((0,), [0])
+    assert blocks.is_complete((6,), [1])
+
+
 def test_members_that_are_too_large_together_are_looked_at_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks, one, fits, refitter = from_law(TRUE)
     _, other, longer, _ = from_law(LONG)
@@ -274,7 +300,11 @@ def test_a_term_with_a_parameter_inside_is_a_block_for_each_start() -> None:
     [one, two, *_] = short_laws(blocks, 10_000)
     assert len(one) == 2 + len(starts)
     laws = [tuple(law) for law in two.tolist()]
-    assert (int(own[0]), int(own[1])) in laws
+    assert (int(own[0]), int(own[1])) not in laws
+    assert len(set(laws)) == len(laws) == 1 + 2 * len(starts)
+    # Only as many as there are count against the limit.
+    assert [len(same) for same in short_laws(blocks, len(one) + len(two))] == [len(one), len(two)]
+    assert [len(same) for same in short_laws(blocks, len(one) + len(two) - 1)] == [len(one)]
     candidates = blocks.candidates(
         [(int(block),) for block in own],
         np.zeros((len(own), len(blocks.offers[0]))),

@@ -5,18 +5,26 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
 
 from sciml_discover.base import Progress, Watch, nobody_watches
-from sciml_discover.constraints import HoleOptions, LawOptions
+from sciml_discover.checkpoint import Checkpoints
+from sciml_discover.constraints import HoleOptions, LawOptions, build_constraints, build_libraries
+from sciml_discover.criterion import Criterion
+from sciml_discover.errors import SolveError
+from sciml_discover.judge import UNSTABLE, Judge
 from sciml_discover.library import LibraryOptions
 from sciml_discover.ranking import RankedLaws
-from sciml_discover.search import SearchOptions
+from sciml_discover.readers import PreparedData
+from sciml_discover.refit import Fits, Refitter
+from sciml_discover.search import LawSearch, SearchOptions
 from sciml_discover.selection import SelectOptions, select
 from sciml_discover.system import System
-from tests.problems import LOGISTIC, propose, terms_of, untrained
+from tests.problems import LOGISTIC, Problem, candidates_of, propose, terms_of, untrained
 
 DEGREE3 = LibraryOptions(polynomial_degree=3)
 
@@ -80,3 +88,72 @@ def test_rejected_candidates_are_known_after_a_checkpoint(tmp_path: Path) -> Non
     with pytest.raises(Killed):
         run(kill_at_the_second_round)
     assert run().rejected == whole.rejected
+
+
+def select_from_squares(problem: Problem, data: PreparedData, **known: Any) -> RankedLaws:
+    """Look for a law of one hole among the square and the cube of its input."""
+    library = LibraryOptions(polynomial_degree=0, constant=False, extra=("n**2", "n**3"))
+    return select(
+        problem.system,
+        data,
+        untrained(problem),
+        propose(problem, library, {"crowding": {"n**2": 0.1}}),
+        SelectOptions(most_terms=1, search=SearchOptions(width=0, rounds=0)),
+        laws=LawOptions(library=library, holes={"crowding": HoleOptions(**known)}),
+    )
+
+
+def test_where_all_laws_are_rejected_the_error_says_why() -> None:
+    with pytest.raises(SolveError) as told:
+        select_from_squares(LOGISTIC, LOGISTIC.data(0.01), negative=("n**2", "n**3"))
+    text = str(told.value)
+    assert text.startswith("none of 2 candidate laws that were fitted is possible; ")
+    for term in ("n**2", "n**3"):
+        assert f"1 of them: fits best where the coefficient of {term} is not negative" in text
+    assert "continuous trajectory" not in text
+
+
+def test_where_there_are_too_few_values_for_any_law_the_error_says_so() -> None:
+    few = replace(LOGISTIC, times=(np.array([0.0, 4.0, 8.0]),))
+    data = few.data(0.01)
+    noise = replace(data.noise, estimated=True, degrees_of_freedom=np.array([1.0]))
+    says = (
+        r"3 values are too few to judge any law: the shortest has 2 free numbers \(coefficients: 1, physical"
+    )
+    with pytest.raises(SolveError, match=says):
+        select_from_squares(few, replace(data, noise=noise))
+
+
+def test_leaders_that_all_fail_are_no_reason_to_crash() -> None:
+    class Failing:
+        """Finds no fit for any law."""
+
+        rounds = 3
+
+        def bound(self, fits: Fits, *_: object) -> Fits:
+            return replace(fits, misfit=np.full_like(fits.misfit, np.inf))
+
+        close = bound
+
+    data = LOGISTIC.data(0.01)
+    [library] = libraries = build_libraries(LOGISTIC.system, LawOptions(library=DEGREE3))
+    constraints = build_constraints(
+        LOGISTIC.system, libraries, LawOptions(library=DEGREE3), [np.zeros(len(library), dtype=bool)], 5
+    )
+    criterion = Criterion(np.array([25]), 1, constraints.n_terms, data.noise)
+    judge = Judge(LOGISTIC.system, data.train, criterion, libraries, constraints)
+    search = LawSearch(
+        cast("Refitter", Failing()),
+        judge,
+        SearchOptions(),
+        6.0,
+        torch.zeros(0, 0),
+        nobody_watches,
+        Checkpoints(None, "", 1.0, "select", nobody_watches),
+    )
+    laws = [{"crowding": {"n": 0.1}}, {"crowding": {"n**2": 0.1}}]
+    start = Fits.begin(
+        candidates_of(LOGISTIC, DEGREE3, *laws), LOGISTIC.rows().smooth_states, torch.zeros(1, 0)
+    )
+    assert len(search._compete(start, None, 0).candidates) == 0
+    assert [one.reason for one in search.rejected.values()] == [UNSTABLE] * 2

@@ -88,6 +88,38 @@ def test_numbers_inside_terms_are_no_structure() -> None:
     assert not same_structure(one, {"s": read("1.4*x**2/(0.38 + x**2) - 0.9*exp(-0.31*x)")})
 
 
+@pytest.mark.parametrize(
+    ("one", "two", "same"),
+    [
+        ("x/(0.4 + x)", "0.5*x/(0.4 + x) + 0.7*x/(2.3 + x)", False),
+        ("exp(-0.5*x)", "2*exp(-0.5*x) - exp(-0.1*x)", False),
+        ("x/(0.4 + x) - x/(2.3 + x)", "0.5*x/(0.4 + x) + 0.7*x/(2.3 + x)", True),
+        ("x/(0.4 + x) - x/(2.3 + x)", "0", False),
+        ("0.1*x/(0.1 + 0.2 + x) + x/(0.3 + x)", "2*x/(0.7 + x)", True),
+        ("1.5*x/(0.4 + x)", "3.75*x/(1 + 2.5*x)", True),
+        ("x/(0.4 + x) + x/(2 + 5*x)", "x/(0.4 + x)", True),
+        ("x/(1 + x) + x/(2.5 + 2.5*x)", "x/(1 + x)", True),
+        ("x/(1 + x + y)", "2.1*x/(1.1 + 0.98*x + 1.9*y)", True),
+        ("x/(3 - x)", "x/(1.1 + 0.3*x)", True),
+        ("x/(1 + x**2)", "x/(0.9 + 2*x**2)", True),
+        ("x/(1 + x**2)", "x/(0.9 + 0.1*x + 2*x**2)", False),
+        ("x/(0.4 + x)**2", "x/(1 + 2.5*x)**2", True),
+        ("sqrt(1 + 2*x)", "3*sqrt(0.5 + x)", True),
+        ("sqrt(1 - 2*x)", "sqrt(1.1 - 1.9*x)", True),
+        ("y/(1 + 2*exp(-0.3*x))", "y/(0.5 + 1.2*exp(-0.4*x))", True),
+    ],
+)
+def test_terms_are_counted_before_their_numbers_are_left_out(one: str, two: str, same: bool) -> None:
+    assert same_structure({"s": read(one)}, {"s": read(two)}) is same
+    assert same_structure({"s": read(two)}, {"s": read(one)}) is same
+
+
+def test_one_function_has_one_coefficient_however_its_denominator_is_scaled() -> None:
+    [(term, number)] = canonical_terms(read("1.5*x/(0.4 + x)")).items()
+    assert canonical_terms(read("3.75*x/(1 + 2.5*x)")) == {term: pytest.approx(number)}
+    assert number == 1.5
+
+
 def test_a_term_that_a_free_parameter_carries_is_redundant() -> None:
     [mask], [sentence] = redundant_terms(system({"x": "k*x - 2*h", "y": "-y"}), TERMS)
     assert mask.tolist() == [False, True, False, False, False]

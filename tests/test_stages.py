@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,44 @@ def test_training_that_was_stopped_goes_on_in_the_next_run(tmp_path: Path) -> No
     assert not folder.exists()
     whole = run_stage(train, Bench(loaded), data, Store(tmp_path / "other"))
     assert whole.artifact.digest == outcome.artifact.digest
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["regress.holes.growth.required=['hare**9']"], "the term 'hare**9'"),
+        (["regress.holes.growth.negative=['owl']"], "the term 'owl'"),
+        (
+            ["regress.holes.growth.required=['1', 'hare']", "select.most_terms=1"],
+            "2 required terms, 10 allowed; .* most_terms = 1",
+        ),
+        (["regress.library={ polynomial_degree = 0, constant = false }"], "0 candidate terms"),
+        (["regress.library.extra=['1/(hare - hare)']"], "1/(hare - hare)"),
+        (
+            [
+                "regress.shared=[['predation', 'growth']]",
+                "regress.holes={ growth = { required = ['lynx'] }, predation = { forbidden = ['lynx'] } }",
+            ],
+            "'lynx', which growth must have and predation cannot have",
+        ),
+    ],
+)
+def test_what_no_law_could_be_is_refused_before_any_work(
+    tmp_path: Path, verbs: FakeVerbs, overrides: list[str], says: str
+) -> None:
+    bench = Bench(load_experiment(write_experiment(tmp_path), overrides))
+    pattern = re.escape(says).replace(re.escape(".*"), ".*")
+    with pytest.raises(InputError, match=rf"^\[regress.*{pattern}"):
+        run_stage(stage_named("data"), bench, {}, Store(tmp_path / "store"))
+    assert verbs.calls == []
+
+
+def test_terms_that_a_regressor_will_add_may_be_named(tmp_path: Path, verbs: FakeVerbs) -> None:
+    implicit = "regress.regressors=[{ kind = 'implicit' }, { kind = 'frols' }]"
+    forbids = "regress.holes.growth.forbidden=['hare/(k1 + hare)']"
+    bench = Bench(load_experiment(write_experiment(tmp_path), [implicit, forbids]))
+    run_stage(stage_named("data"), bench, {}, Store(tmp_path / "store"))
+    assert verbs.calls == ["data"]
 
 
 def test_unknown_stages_and_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

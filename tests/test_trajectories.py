@@ -89,6 +89,24 @@ def test_refuses_holdout_rows_that_are_all_missing() -> None:
         split_holdout(data, HoldoutOptions(rows=2))
 
 
+def test_refuses_a_held_out_trajectory_of_which_nothing_is_scored() -> None:
+    options = HoldoutOptions(trajectories=("site 1",))
+    with pytest.raises(InputError, match=r"after the rows that initial states are fitted to \(2\)"):
+        split_holdout(dataset(6, 2), options)
+    data = dataset(6, 3, columns=2)
+    assert split_holdout(data, options)[1] is not None
+    data.trajectories[1].values[2, 0] = np.nan
+    assert split_holdout(data, options)[1] is not None
+    data.trajectories[1].values[2] = np.nan
+    with pytest.raises(InputError, match="Hold out a longer trajectory"):
+        split_holdout(data, options)
+
+
+def test_one_scored_value_of_all_held_out_trajectories_is_enough() -> None:
+    _, held = split_holdout(dataset(6, 2, 3), HoldoutOptions(trajectories=("site 1", "site 2")))
+    assert lengths(held) == {"site 1": 2, "site 2": 3}
+
+
 def test_refuses_constant_and_empty_columns() -> None:
     data = dataset(8, columns=2)
     data.trajectories[0].values[:, 1] = 3.5

@@ -128,6 +128,12 @@ def test_a_template_of_two_inputs_is_checked_for_every_pair() -> None:
     assert bench(drag={"library": alone}, push={"library": alone}).units is not None
 
 
+@pytest.mark.parametrize("template", ["1/(input - other)", "input/other"])
+def test_a_pair_that_is_no_term_is_not_asked_for(template: str) -> None:
+    own = {"library": {"templates": (template,)}, "forbidden": ("x", "x*phi")}
+    assert bench(angle="m", pull=own).units is not None
+
+
 def test_a_library_of_its_own_goes_before_that_of_all_holes() -> None:
     polynomials = {"library": {"polynomial_degree": 2}}
     wrong = {"templates": ("sin(input)",), "functions": ("log",), "extra": ("exp(x)",)}

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sciml_discover.constraints import LawOptions
+from sciml_discover.forecasts import LawModel, forecast
 from sciml_discover.library import LibraryOptions
 from sciml_discover.noise import Noise
 from sciml_discover.readers import DataOptions, PreparedData, prepare_data
@@ -19,7 +20,7 @@ from sciml_discover.selection import RankedLaws, SelectOptions, select
 from sciml_discover.system import System, SystemOptions
 from sciml_discover.systems import get_system
 from sciml_discover.trajectories import Dataset, HoldoutOptions, split_holdout
-from sciml_discover.validation import ValidateOptions, ValidationReport, validate
+from sciml_discover.validation import ValidateOptions, ValidationReport, _reasons, _score, validate
 from tests.problems import DOSED_LONG, LOGISTIC, LOTKA_VOLTERRA, Problem, propose, untrained
 
 DEGREE2 = LibraryOptions(polynomial_degree=2)
@@ -176,6 +177,28 @@ def test_held_out_by_trajectory() -> None:
     # A quarter of 25 rows goes into the initial state.
     assert report.law.holdout.n_values == 2 * (25 - 6)
     assert {curve.trajectory for curve in report.curves} == {"site 0"}
+
+
+def test_a_prediction_without_a_logarithm_is_not_called_unsolved() -> None:
+    data = prepare(LOGISTIC, HoldoutOptions(rows=4))
+    model = LawModel(LOGISTIC.filled, LOGISTIC.parameters, LOGISTIC.initial)
+    model.starts = data.train.start_times
+    law = ranked(LOGISTIC, data, {"crowding": {"n**2": 0.08}}).laws[0]
+    logs = replace(data, noise=replace(data.noise, lognormal=(True,), sd=np.array([0.01])))
+    found = forecast(model, logs)
+    assert found.train is not None
+    assert found.holdout is not None
+    below = replace(found, train=[-item for item in found.train], holdout=[-item for item in found.holdout])
+    unsolved = replace(found, train=None, holdout=None)
+    for prediction, text in ((below, "no logarithm"), (unsolved, "could not be solved")):
+        reasons = {
+            reason.name: reason
+            for reason in _reasons(law, prediction, _score(prediction, logs), logs, ValidateOptions())
+        }
+        for name, rows in (("chi_square", "training"), ("holdout", "hold-out"), ("skill", "training")):
+            assert not reasons[name].passed
+            assert text in reasons[name].message
+            assert f"the {rows} rows" in reasons[name].message
 
 
 def test_thresholds_are_those_of_the_options() -> None:
