@@ -313,7 +313,7 @@ class _Compiled:
         computed: list[sympy.Basic] = []
         places: dict[sympy.Basic, int] = {}
         for output in outputs:
-            expression: Any = _fold_numbers(_real_abs(sympy.sympify(output)).xreplace(renamed))
+            expression: Any = _fold_numbers(_of_real_numbers(sympy.sympify(output)).xreplace(renamed))
             if expression.is_number:
                 self.layout.append(float(expression))
                 continue
@@ -358,19 +358,55 @@ def _share_parts(outputs: Any) -> Any:
 
 def _derivatives(equations: Sequence[sympy.Expr], names: Sequence[str]) -> list[sympy.Expr]:
     """Return the derivative of each equation by each name, row by row."""
-    return [sympy.diff(_real_abs(equation), symbol(name)) for equation in equations for name in names]
+    return [derivative(equation, name) for equation in equations for name in names]
 
 
-def _real_abs(expression: sympy.Basic) -> sympy.Basic:
-    """Return an expression whose absolute values differentiate as those of real numbers."""
-    return expression.replace(sympy.Abs, _real_functions()[0])
+def derivative(expression: sympy.Expr, name: str) -> sympy.Expr:
+    """Return the derivative of an expression of real numbers, in functions that `compile_torch` knows.
+
+    sympy's own of ``abs(x*log(y))`` has real and imaginary parts, and its own of ``x**n`` is 0/0 where x is zero.
+
+    Args:
+        expression: of real numbers.
+        name: what it is differentiated by.
+
+    Example:
+        >>> from sciml_discover.expressions import parse_expression
+        >>> hill = parse_expression("K*x**n", ["K", "x", "n"], where="doctest", exponents=["n"])
+        >>> in_functions_of_sympy(derivative(hill, "x"))
+        K*n*x**(n - 1)
+    """
+    return sympy.diff(_of_real_numbers(expression), symbol(name))
+
+
+def in_functions_of_sympy(expression: sympy.Expr) -> sympy.Expr:
+    """Return a `derivative` in functions that sympy's printers know; it is not for further derivatives."""
+    real_abs, real_sign, real_power = _real_functions()
+    changed: Any = expression
+    # Not evaluated: sympy would ask for real and imaginary parts once more.
+    for ours, theirs in ((real_abs, sympy.Abs), (real_sign, sympy.sign)):
+        changed = changed.replace(ours, lambda value, theirs=theirs: theirs(value, evaluate=False))
+    return changed.replace(
+        real_power, lambda base, exponent, logarithms: base**exponent * sympy.log(base) ** logarithms
+    )
+
+
+def _of_real_numbers(expression: Any) -> Any:
+    """Return an expression whose absolute values and powers differentiate as those of real numbers."""
+    real_abs, _, real_power = _real_functions()
+    return expression.replace(sympy.Abs, real_abs).replace(
+        lambda part: part.is_Pow and bool(part.exp.free_symbols),
+        lambda part: real_power(part.base, part.exp, sympy.Integer(0)),
+    )
 
 
 @lru_cache(maxsize=1)
-def _real_functions() -> tuple[Any, Any]:
-    """Return the absolute value and the sign of a number known to be real.
+def _real_functions() -> tuple[Any, Any, Any]:
+    """Return the absolute value, the sign and the power of a number known to be real.
 
-    sympy's own absolute value of, say, ``sqrt(x)`` differentiates into real and imaginary parts.
+    sympy's own absolute value of, say, ``sqrt(x)`` differentiates into real and imaginary parts. Its own derivatives
+    of ``x**n`` are ``x**n*n/x`` and ``x**n*log(x)``, which have no value where x is zero. The power takes base,
+    exponent, and how often it is multiplied by the logarithm of its base.
     """
 
     class RealSign(sympy.Function):
@@ -381,7 +417,18 @@ def _real_functions() -> tuple[Any, Any]:
         def fdiff(self, argindex: int = 1) -> Any:  # noqa: ARG002 - sympy's signature
             return RealSign(self.args[0])
 
-    return RealAbs, RealSign
+    class RealPower(sympy.Function):
+        def fdiff(self, argindex: int = 1) -> Any:
+            arguments: Any = self.args
+            base, exponent, logarithms = arguments
+            if argindex == 2:
+                return RealPower(base, exponent, logarithms + 1)
+            slope = RealPower(base, exponent - 1, logarithms) * exponent
+            if logarithms:
+                slope += RealPower(base, exponent - 1, logarithms - 1) * logarithms
+            return slope
+
+    return RealAbs, RealSign, RealPower
 
 
 def _fold_numbers(expression: sympy.Basic) -> sympy.Basic:
@@ -420,6 +467,13 @@ def _printer_class() -> Any:
                 return f"integer_power({base}, {int(exponent)})"
             return f"pow({base}, {self._print(exponent)})"
 
+        def _print_RealPower(self, expr: Any) -> str:
+            base, exponent, logarithms = expr.args
+            text = f"pow({self._print(base)}, {self._print(exponent)})"
+            for _ in range(int(logarithms)):
+                text = f"xlogy({text}, {self._print(base)})"
+            return text
+
         def _print_function(self, expr: sympy.Function) -> str:
             return f"{type(expr).__name__}({self._print(expr.args[0])})"
 
@@ -429,7 +483,7 @@ def _printer_class() -> Any:
                 return f"({self._print(item)})"
             return super().parenthesize(item, level, strict)
 
-    for name in [*FUNCTIONS.values(), *(function.__name__ for function in _real_functions())]:
+    for name in [*FUNCTIONS.values(), "RealAbs", "RealSign"]:
         setattr(Printer, f"_print_{name}", Printer._print_function)
     return Printer
 
@@ -457,6 +511,7 @@ def _torch_namespace() -> dict[str, Callable[..., Any]]:
         "rsqrt": torch.rsqrt,
         "reciprocal": torch.reciprocal,
         "pow": torch.pow,
+        "xlogy": torch.xlogy,
         "integer_power": _integer_power,
     }
 
@@ -470,5 +525,6 @@ def _float_namespace() -> dict[str, Callable[..., Any]]:
         "rsqrt": lambda value: 1.0 / math.sqrt(value),
         "reciprocal": lambda value: 1.0 / value,
         "pow": math.pow,
+        "xlogy": lambda factor, value: factor * math.log(value) if factor else 0.0,
         "integer_power": _integer_power,
     }

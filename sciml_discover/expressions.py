@@ -47,6 +47,8 @@ TIME = "t"
 
 MAX_LENGTH = 2000
 """Longest text, in characters."""
+MAX_RESULT_LENGTH = 100_000
+"""Longest text of a result, in characters: nobody typed it, and each number may have seventeen digits."""
 MAX_NESTING = 50
 """Deepest nesting of brackets and operators."""
 MAX_EXPONENT = 20
@@ -156,7 +158,12 @@ def names_used(text: str, *, where: str) -> frozenset[str]:
 
 
 def parse_expression(
-    text: str, names: Collection[str], *, where: str, exponents: Collection[str] = ()
+    text: str,
+    names: Collection[str],
+    *,
+    where: str,
+    exponents: Collection[str] = (),
+    longest: int = MAX_LENGTH,
 ) -> sympy.Expr:
     """Return ``text`` as a sympy expression in real symbols.
 
@@ -168,6 +175,7 @@ def parse_expression(
         names: the names that it may use; functions and constants are always known.
         where: the place that an error message points at.
         exponents: those of the names that may be the exponent of another name, as in ``x**n``.
+        longest: the longest text that is read, `MAX_RESULT_LENGTH` for what a result says.
 
     Raises:
         InputError: as `check_expression` does, and if the value is infinite or not real.
@@ -176,7 +184,7 @@ def parse_expression(
         >>> parse_expression("2*x**0.5 + x*(-3)", ["x"], where="equation")
         2*sqrt(x) - 3*x
     """
-    tree = syntax_tree(text, where)
+    tree = syntax_tree(text, where, longest)
     _Checker(text, names, where, exponents).check(tree)
     expression = sympy.sympify(_build(tree))
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
@@ -219,7 +227,7 @@ def _refuse(text: str, column: int, found: str, where: str, expected: str, do: s
     raise InputError(f"{found} at column {column + 1} of {quoted!r}", where=where, expected=expected, do=do)
 
 
-def syntax_tree(text: str, where: str) -> ast.expr:
+def syntax_tree(text: str, where: str, longest: int = MAX_LENGTH) -> ast.expr:
     """Return the syntax tree of a text made of nothing but the allowed tokens.
 
     What the names mean, and whether the tree is arithmetic, is not looked at: see `check_expression`.
@@ -227,11 +235,11 @@ def syntax_tree(text: str, where: str) -> ast.expr:
     Raises:
         InputError: if the text is too long, or has another character, or is no expression of Python.
     """
-    if len(text) > MAX_LENGTH:
+    if len(text) > longest:
         raise InputError(
             f"an expression of {len(text)} characters",
             where=where,
-            expected=f"at most {MAX_LENGTH}",
+            expected=f"at most {longest}",
             do="Shorten it.",
         )
     if not text.strip():
@@ -378,7 +386,7 @@ class _Checker:
             self.refuse(
                 node,
                 f"the unknown name {name!r}",
-                "a state, a parameter, a missing term, or the time t, of this expression",
+                "one of the names that this expression may use",
                 did_you_mean(name, self.names),
             )
 
@@ -485,11 +493,15 @@ def _build(node: ast.expr) -> sympy.Expr:
         argument = _build(node.args[0])
         if node.func.id == "sqrt":
             return _power(argument, Fraction(1, 2))
-        return _without_roots(getattr(sympy, FUNCTIONS[node.func.id])(argument))
+        value = getattr(sympy, FUNCTIONS[node.func.id])(argument)
+        if node.func.id == "tan":
+            # sympy makes -cot(x) of tan(x + pi/2), which no text may call.
+            value = value.replace(sympy.cot, lambda angle: sympy.cos(angle) / sympy.sin(angle))
+        return _without_roots(value)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
         names = _names_of_power(node)
         if names is not None:
-            return symbol(names[0]) ** symbol(names[1])
+            return _build(node.left) ** symbol(names[1])
         return _power(_build(node.left), exact_number(node.right) or Fraction(0))
     return _build_chain(node)
 

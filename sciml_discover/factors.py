@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from sciml_discover.base import lazy_import
-from sciml_discover.callables import compile_torch
+from sciml_discover.callables import compile_torch, derivative
 from sciml_discover.expressions import symbol
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Factors:
             own = {symbol(name): symbol(f"inner{begin + k}") for k, name in enumerate(names)}
             expression = cast("sympy.Expr", term.xreplace({**renaming, **own}))
             parts = [expression] if own else _separate(expression)
-            derivatives += [_Factor.of(sympy.diff(expression, name)) for name in own.values()]
+            derivatives += [_Factor.of(derivative(expression, str(name))) for name in own.values()]
             owner += [number] * len(own)
             begin += len(own)
             rows.append([places.setdefault(part, len(places)) for part in parts])

@@ -8,15 +8,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations_with_replacement, product
 from math import comb
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import pydantic
 
 from sciml_discover.base import Options, lazy_import
+from sciml_discover.callables import derivative
 from sciml_discover.coordinates import Coordinates
 from sciml_discover.errors import InputError, did_you_mean
-from sciml_discover.expressions import check_name, names_used, parse_expression, symbol, to_text
+from sciml_discover.expressions import (
+    MAX_EXPONENT,
+    check_name,
+    names_used,
+    parse_expression,
+    symbol,
+    to_text,
+)
 from sciml_discover.factors import Factors
 
 if TYPE_CHECKING:
@@ -53,7 +61,8 @@ class InnerOptions(Options):
     start: float | None = None
     """Where fits begin; without it they begin at several values, of the size of the data and of its inverse."""
     bounds: tuple[float, float] | None = None
-    """Lowest and highest value; without them it is positive and not far from the size of the data or its inverse."""
+    """Lowest and highest value; without them it is positive and not far from the size of the data or its inverse. An
+    exponent has to stay between -20 and 20."""
 
     @pydantic.model_validator(mode="after")
     def _makes_sense(self) -> InnerOptions:
@@ -107,12 +116,14 @@ class InnerParameter:
         start: where fits begin; None if the data have to say.
         low: lowest value; None if the data have to say, or for none at all where ``start`` is given.
         high: highest value; None like ``low``.
+        starts: all values where fits begin; if empty, those that the others suggest.
     """
 
     name: str
     start: float | None = None
     low: float | None = None
     high: float | None = None
+    starts: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +152,7 @@ class Library:
         terms: the candidates.
         starts: per term, the combinations of values at which its inner parameters start, shape ``(starts, own)``; all
             that their ranges suggest unless given.
+        expressions: the terms as expressions; their texts are read unless given.
 
     Example:
         >>> library = build_library(("x",), LibraryOptions(polynomial_degree=1, functions=("sin",)))
@@ -153,10 +165,12 @@ class Library:
         inputs: Sequence[str],
         terms: Sequence[LibraryTerm],
         starts: Sequence[np.ndarray] | None = None,
+        expressions: Sequence[sympy.Expr] | None = None,
     ) -> None:
         self.inputs, self.terms = tuple(inputs), tuple(terms)
         self._given_starts = starts
-        self.expressions = tuple(term.expression(inputs) for term in terms)
+        read = [term.expression(inputs) for term in terms] if expressions is None else expressions
+        self.expressions = tuple(read)
         self.inner = tuple(item for term in terms for item in term.inner)
         """The inner parameters of all terms, one after another."""
         self.owner = np.array([number for number, term in enumerate(terms) for _ in term.inner], dtype=int)
@@ -171,24 +185,34 @@ class Library:
         return tuple(term.text for term in self.terms)
 
     def position(self, text: str, where: str) -> int:
-        """Return the position of a term, however it is written.
+        """Return the position of a term, however it is written; a positive number in front makes no difference.
 
         Raises:
             InputError: the text is no expression, or not a term of this library.
         """
         if text in self.texts:
             return self.texts.index(text)
-        names = names_used(text, where=where)
-        if names <= set(self.inputs):
-            expression = parse_expression(text, self.inputs, where=where)
-            if expression in self.expressions:
-                return self.expressions.index(expression)
+        own = {item.name for item in self.inner}
+        names = [*self.inputs, *sorted(own)]
+        if names_used(text, where=where) <= set(names):
+            expression = parse_expression(text, names, where=where, exponents=own)
+            position = self._places.get(_without_number(expression))
+            if position is not None:
+                return position
         raise InputError(
             f"the term {text!r}",
             where=where,
             expected="a term of the library",
             do=did_you_mean(text, self.texts),
         )
+
+    @cached_property
+    def _places(self) -> dict[tuple[bool, sympy.Expr], int]:
+        """Where the terms are, by what `_without_number` leaves of them; the first of those that are alike."""
+        places: dict[tuple[bool, sympy.Expr], int] = {}
+        for number, expression in enumerate(self.expressions):
+            places.setdefault(_without_number(expression), number)
+        return places
 
     @cached_property
     def factors(self) -> Factors:
@@ -202,7 +226,7 @@ class Library:
         """The terms and then their derivatives by every inner parameter; for the values that `tangent_inner` gives."""
         names = [[item.name for item in term.inner] for term in self.terms]
         derivatives = [
-            sympy.diff(self.expressions[own], symbol(item.name))
+            derivative(self.expressions[own], item.name)
             for own, item in zip(self.owner, self.inner, strict=True)
         ]
         return Factors(
@@ -270,14 +294,17 @@ class Library:
         for term, expression in zip(self.terms, self.expressions, strict=True):
             used = {str(item) for item in expression.free_symbols}
             inside = [size for name, size in zip(self.inputs, sizes, strict=True) if name in used]
-            terms.append(LibraryTerm(term.text, tuple(_ranged(item, inside) for item in term.inner)))
-        ranged = Library(self.inputs, terms)
+            # An exponent has no size that data could tell.
+            plain = _exponents(expression)
+            own = tuple(_ranged(item, [] if item.name in plain else inside) for item in term.inner)
+            terms.append(LibraryTerm(term.text, own))
+        ranged = Library(self.inputs, terms, expressions=self.expressions)
         starts = []
         for number, valid in enumerate(ranged.valid(series).T):
             values = ranged.start_values(number)
             good = values[valid[: len(values)]]
             starts.append(good if len(good) else values)
-        return Library(self.inputs, terms, starts)
+        return Library(self.inputs, terms, starts, self.expressions)
 
     def valid(self, series: Sequence[np.ndarray]) -> np.ndarray:
         """Return whether each term has a value all along some trajectories, at each of its starts.
@@ -307,12 +334,14 @@ class Library:
     def _divisors(self) -> tuple[Library, np.ndarray]:
         """What terms divide by, each with all inner parameters of its term; and the term of each."""
         found = [
-            (LibraryTerm(to_text(divisor), term.inner), number)
-            for number, (term, expression) in enumerate(zip(self.terms, self.expressions, strict=True))
+            (divisor, number)
+            for number, expression in enumerate(self.expressions)
             for divisor in _divisors(expression, [symbol(name) for name in self.inputs])
         ]
+        # Not as texts: sympy may have brought them into a form that no text may have, such as x**(-n).
+        terms = [LibraryTerm(str(divisor), self.terms[number].inner) for divisor, number in found]
         return (
-            Library(self.inputs, [divisor for divisor, _ in found]),
+            Library(self.inputs, terms, expressions=[divisor for divisor, _ in found]),
             np.array([number for _, number in found], dtype=int),
         )
 
@@ -412,21 +441,74 @@ def _magnitudes(points: np.ndarray) -> list[float]:
     return sizes
 
 
+def _exponents(expression: sympy.Expr) -> set[str]:
+    """Return the names in the exponents of an expression."""
+    return {str(item) for power in expression.atoms(sympy.Pow) for item in power.exp.free_symbols}
+
+
+def _without_number(expression: sympy.Expr) -> tuple[bool, sympy.Expr]:
+    """Return whether an expression has a minus sign, and what is left of it without numbers in front.
+
+    Two expressions of which the same is left are multiples of each other.
+    """
+    number, rest = sympy.Integer(1), []
+    for factor in sympy.Mul.make_args(_with_bare_sums(expression)):
+        front, bare = (factor, sympy.Integer(1)) if factor.is_number else _bare_sum(factor)
+        number *= front
+        rest.append(bare)
+    return bool(number.is_negative), sympy.Integer(0) if number.is_zero else sympy.Mul(*rest)
+
+
+def _with_bare_sums(expression: Any) -> Any:
+    """Return an expression in which ``(x - y)**2`` and ``(y - x)**2`` are the same, and so are others like them."""
+
+    def split(power: Any) -> Any:
+        number, bare = _bare_sum(power.base)
+        return number**power.exp * bare**power.exp
+
+    return expression.replace(lambda part: part.is_Pow and part.exp.is_Integer and part.base.is_Add, split)
+
+
+def _bare_sum(expression: Any) -> tuple[Any, Any]:
+    """Return a sum as a number and what that multiplies, the same for every multiple of it; one before all else."""
+    if not expression.is_Add:
+        return sympy.Integer(1), expression
+    number, bare = expression.primitive()
+    return (-number, -bare) if bare.could_extract_minus_sign() else (number, bare)
+
+
 def _ranged(item: InnerParameter, sizes: Sequence[float]) -> InnerParameter:
     """Return an inner parameter with a start and bounds.
 
     Whether it is of the size of an input or of its inverse is not known, so both are within the range.
     """
-    if item.start is not None and (item.low is not None or item.start < 0):
+    if item.start and (item.low is not None or item.start < 0):
         return item
+    typical = float(np.exp(np.mean(np.log(sizes)))) if sizes else 1.0
     if item.low is not None and item.high is not None:
-        middle = np.sqrt(item.low * item.high) if item.low > 0 else 0.5 * (item.low + item.high)
-        return InnerParameter(item.name, float(middle), item.low, item.high)
+        if item.low <= 0:
+            return _around_zero(item, item.low, item.high, typical)
+        return InnerParameter(item.name, float(np.sqrt(item.low * item.high)), item.low, item.high)
     if item.start is not None:
         return InnerParameter(item.name, item.start, item.start / SPAN, item.start * SPAN)
-    typical = float(np.exp(np.mean(np.log(sizes)))) if sizes else 1.0
     low, high = sorted((typical, 1.0 / typical))
     return InnerParameter(item.name, typical, low / SPAN, high * SPAN)
+
+
+def _around_zero(item: InnerParameter, low: float, high: float, typical: float) -> InnerParameter:
+    """Return an inner parameter that may be zero or negative with its starts, of both signs where both may be.
+
+    The middle is one of them, but never the only one if it is zero: all that ``sin(K*x)`` says there is nothing.
+    """
+    sizes = [base * factor for base in (typical, 1.0 / typical) for factor in STARTS]
+    inside = [value for size in sizes for value in (size, -size) if low <= value <= high]
+    middle = 0.5 * (low + high)
+    quarter = 0.25 * (high - low)
+    others = inside or [value for value in (middle + quarter, middle - quarter) if value]
+    nearest = min(others, key=lambda value: (abs(np.log(abs(value) / typical)), value < 0))
+    start = nearest if item.start is None else item.start
+    values = {float(f"{value:.12g}") for value in (*others, middle, start)}
+    return InnerParameter(item.name, start, low, high, tuple(sorted(values)))
 
 
 def _combined_starts(term: LibraryTerm) -> np.ndarray:
@@ -443,6 +525,8 @@ def _choices(item: InnerParameter) -> list[float]:
     """Return start values of one inner parameter that has a range, or the one that it states."""
     if item.start is None:
         raise ValueError("a library for no data has no start values; see Library.for_data")
+    if item.starts:
+        return list(item.starts)
     if item.low is None or item.high is None:
         return [item.start]
     around = [item.start] if item.low <= 0 else [item.start, 1.0 / item.start]
@@ -467,13 +551,13 @@ def build_library(inputs: Sequence[str], options: LibraryOptions) -> Library:
     for function in options.functions:
         name = "Abs" if function == "abs" else function
         terms += [getattr(sympy, name)(argument) for argument in symbols]
-    found = {term: LibraryTerm(to_text(term)) for term in dict.fromkeys(terms)}
+    found = {_without_number(term)[1]: LibraryTerm(to_text(term)) for term in dict.fromkeys(terms)}
     where = "[regress.library] extra"
     for text in options.extra:
         if names_used(text, where=where) <= {*inputs, *options.inner}:
             _add(found, text, inputs, options.inner, where)
     for template in options.templates:
-        for text in _instances(template, inputs, options.inner):
+        for text in instances(template, inputs, options.inner):
             _add(found, text, inputs, options.inner, "[regress.library] templates")
     if not found or len(found) > MOST_TERMS:
         raise InputError(
@@ -515,23 +599,57 @@ def _add(
     inner: Mapping[str, InnerOptions],
     where: str,
 ) -> None:
-    """Add a term unless an equal one is there."""
+    """Add a term unless a multiple of it is there."""
     names = names_used(text, where=where)
     expression = parse_expression(text, [*inputs, *inner], where=where, exponents=inner)
-    # An exponent has no size that data could tell.
-    exponents = {str(item) for power in expression.atoms(sympy.Pow) for item in power.exp.free_symbols}
+    exponents = _exponents(expression)
     own = []
     for name in sorted(names & set(inner)):
         start, bounds = inner[name].start, inner[name].bounds
-        if bounds is None and name in exponents and (start is None or EXPONENTS[0] <= start <= EXPONENTS[1]):
-            bounds = EXPONENTS
+        if bounds is None and name in exponents:
+            bounds = _bounds_of_exponent(start)
         low, high = bounds or (None, None)
         own.append(InnerParameter(name, start, low, high))
+    _check_exponents(expression, own, text, where)
     # A plain term is written as expressions are printed, so that equal terms have equal texts.
-    found.setdefault(expression, LibraryTerm(text if own else to_text(expression), tuple(own)))
+    term = LibraryTerm(text if own else to_text(expression), tuple(own))
+    found.setdefault(_without_number(expression)[1], term)
 
 
-def _instances(template: str, inputs: Sequence[str], inner: Mapping[str, InnerOptions]) -> list[str]:
+def _bounds_of_exponent(start: float | None) -> tuple[float, float]:
+    """Return the bounds of an exponent that has none of its own."""
+    if start is None or EXPONENTS[0] <= start <= EXPONENTS[1]:
+        return EXPONENTS
+    furthest = float(np.clip(start * SPAN, -MAX_EXPONENT, MAX_EXPONENT))
+    ends = (start / SPAN, start, furthest)
+    return min(ends), max(ends)
+
+
+def _check_exponents(expression: sympy.Expr, own: Sequence[InnerParameter], text: str, where: str) -> None:
+    """Refuse a term whose exponent may become larger than an expression may have it.
+
+    Raises:
+        InputError: there is one, such as that of ``x**n*x**n`` with an ``n`` of up to 20.
+    """
+    ends = {item.name: (item.low, item.high) for item in own}
+    for power in expression.atoms(sympy.Pow):
+        names = sorted(str(item) for item in power.exp.free_symbols)
+        if not names:
+            continue
+        # A sum of parameters and numbers is largest in a corner of the bounds.
+        for corner in product(*(ends[name] for name in names)):
+            values = {symbol(name): sympy.Float(end) for name, end in zip(names, corner, strict=True)}
+            size = abs(float(cast("sympy.Float", power.exp.xreplace(values))))
+            if size > MAX_EXPONENT:
+                raise InputError(
+                    f"an exponent that may become {size:g}, of {text!r}",
+                    where=where,
+                    expected=f"exponents between -{MAX_EXPONENT} and {MAX_EXPONENT}",
+                    do=f"Give {' and '.join(names)} bounds that keep it there, in [regress.library] inner.",
+                )
+
+
+def instances(template: str, inputs: Sequence[str], inner: Mapping[str, InnerOptions]) -> list[str]:
     """Return the terms that a template stands for: every input in the place of ``input``, and of ``other``.
 
     Left out is what is no term: ``input/other`` and ``1/(input - other)`` with the same input twice.

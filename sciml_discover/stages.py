@@ -27,7 +27,7 @@ from sciml_discover.constraints import HoleOptions, LawOptions, build_constraint
 from sciml_discover.errors import DamagedArtifactError, InputError, LostInputError, did_you_mean
 from sciml_discover.experiment import LoadedExperiment
 from sciml_discover.expressions import names_used, parse_expression
-from sciml_discover.library import LibraryOptions, _instances
+from sciml_discover.library import LibraryOptions, instances
 from sciml_discover.readers import PreparedData
 from sciml_discover.regressors import Supports
 from sciml_discover.residual_samples import ResidualSamples
@@ -131,7 +131,7 @@ def _asked_for(library: LibraryOptions, inputs: Sequence[str], place: str) -> It
         if names_used(text, where=f"{place} extra") <= {*inputs, *library.inner}:
             yield f"{place} extra", text
     for template in library.templates:
-        for text in _instances(template, inputs, library.inner):
+        for text in instances(template, inputs, library.inner):
             yield f"{place} templates", text
 
 

@@ -11,7 +11,7 @@ import pydantic
 from sciml_discover.base import Options, Progress, Watch, nobody_watches
 from sciml_discover.baselines import known_only, sindy_on_data
 from sciml_discover.criterion import misfit_p_value
-from sciml_discover.expressions import TIME, parse_expression
+from sciml_discover.expressions import MAX_RESULT_LENGTH, TIME, parse_expression
 from sciml_discover.forecasts import (
     AbstractModel,
     Forecast,
@@ -323,7 +323,10 @@ def compare_with_truth(law: Law, truth: KnownSystem) -> TruthComparison:
         return TruthComparison(False, {})
     exact = {name: _inline(truth, name) for name in names}
     known = [*names, *truth.controls, TIME]
-    found = {name: parse_expression(law.equations_full[name], known, where="law") for name in names}
+    found = {
+        name: parse_expression(law.equations_full[name], known, where="law", longest=MAX_RESULT_LENGTH)
+        for name in names
+    }
     errors = {}
     for name in names:
         coefficients = canonical_terms(found[name])

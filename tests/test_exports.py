@@ -200,6 +200,34 @@ def test_the_jacobian_in_c(result: DiscoveryResult, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, np.array(slopes).T, rtol=1e-6, atol=1e-8)
 
 
+def test_the_jacobian_in_c_of_magnitudes_of_what_may_be_complex(
+    result: DiscoveryResult, tmp_path: Path
+) -> None:
+    equations = {
+        "x": "-0.3*abs(x*log(y))",
+        "y": "abs(x - y**1.7)",
+        "z": "abs(sqrt(x) - abs(z - 2*y))*z/abs(z)",
+    }
+    law = with_equations(result, equations, (1.0, 2.0, 3.0), parameters={})
+    jacobian = called(c_library(export_law(law, "c"), tmp_path).jacobian, 9)
+    exact, step = ours(law), 1e-6
+    for state in ([1.3, 0.4, 2.0], [2.5, 3.0, -0.7]):
+        slopes = [
+            (exact(0.0, state + step * unit) - exact(0.0, state - step * unit)) / (2 * step)
+            for unit in np.eye(3)
+        ]
+        np.testing.assert_allclose(
+            jacobian(0.0, state).reshape(3, 3), np.array(slopes).T, rtol=1e-6, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("to", EXPORTERS)
+def test_a_law_may_be_longer_than_what_somebody_types(to: str, result: DiscoveryResult) -> None:
+    long = " + ".join(f"0.12345678901234567*x**{k % 7}*y**{k // 7}" for k in range(70))
+    assert len(long) > 2000
+    assert export_law(with_equations(result, {"x": long, "y": "-y"}, (1.0, 2.0), parameters={}), to)
+
+
 def test_the_exported_script_solves_the_law(result: DiscoveryResult, tmp_path: Path) -> None:
     file = tmp_path / "law.py"
     file.write_text(export_law(result, "python"), encoding="utf-8")
@@ -367,6 +395,16 @@ def balanced(text: str) -> None:
     for row in bare.split(r"\begin{align}")[1].split(r"\end{align}")[0].split(r"\\"):
         assert len(re.findall(r"(?<!\\)&", row)) == 1, row
     assert not re.search(r"_[^{\\]", re.sub(r"\\_", "", bare)), "an index without braces"
+
+
+def test_latex_has_no_letters_of_units_that_its_fonts_lack(result: DiscoveryResult) -> None:
+    unit = "μmol·Ω/(µL×s⋅m)"
+    delta = result.parameters["delta"].model_copy(update={"unit": unit})
+    text = export_law(
+        result.model_copy(update={"parameters": {**result.parameters, "delta": delta}}), "latex"
+    )
+    assert r"\text{$\mu$mol$\cdot$$\Omega$/($\mu$L$\times$s$\cdot$m)}" in text
+    assert text.split(r"\begin{align}")[1].isascii()
 
 
 def test_latex_of_small_negative_and_fixed_numbers(result: DiscoveryResult) -> None:

@@ -16,10 +16,12 @@ from sciml_discover.errors import InputError
 from sciml_discover.expressions import (
     FUNCTIONS,
     MAX_LENGTH,
+    MAX_RESULT_LENGTH,
     check_expression,
     check_name,
     parse_expression,
     symbol,
+    to_text,
 )
 
 NAMES = ("alpha", "x", "y", "t", "predation")
@@ -140,6 +142,44 @@ def test_refuses_and_points_at_the_place(text: str, found: str, column: int | No
 def test_refuses_what_turns_out_to_have_no_real_value(text: str) -> None:
     with pytest.raises(InputError, match="a value that is"):
         parse_expression(text, NAMES, where="test")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tan(x + pi/2)", -1 / math.tan(0.3)),
+        ("tan(pi/2 - x)", 1 / math.tan(0.3)),
+        ("y*tan(x*y + pi/2)**2", 0.7 / math.tan(0.21) ** 2),
+        ("tan(3 + pi/2)", -1 / math.tan(3)),
+    ],
+)
+def test_a_tangent_that_sympy_rewrites_is_read_back(text: str, expected: float) -> None:
+    expression = parse_expression(text, NAMES, where="test")
+    assert parse_expression(to_text(expression), NAMES, where="test") == expression
+    value = expression.subs([(symbol("x"), 0.3), (symbol("y"), 0.7)])
+    assert float(value) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_constant_may_have_an_exponent_that_is_a_name() -> None:
+    expression = parse_expression("x*pi**n", ["x", "n"], where="test", exponents=["n"])
+    assert expression == symbol("x") * sympy.pi ** symbol("n")
+
+
+def test_what_a_result_says_may_be_longer_than_what_is_typed() -> None:
+    text = " + ".join(f"0.12345678901234567*x**{degree % 3 + 1}" for degree in range(100))
+    assert len(text) > MAX_LENGTH
+    with pytest.raises(InputError, match="at most 2000"):
+        parse_expression(text, NAMES, where="test")
+    assert parse_expression(text, NAMES, where="test", longest=MAX_RESULT_LENGTH).free_symbols == {
+        symbol("x")
+    }
+    with pytest.raises(InputError, match="at most 100000"):
+        parse_expression("+".join([text] * 50), NAMES, where="test", longest=MAX_RESULT_LENGTH)
+
+
+def test_an_unknown_name_is_not_told_to_be_something_that_is_not_allowed_here() -> None:
+    with pytest.raises(InputError, match=r"'a' .*one of the names that this expression may use.*Known: x, y"):
+        check_expression("a*x", ["x", "y"], where="[regress.library] extra")
 
 
 def test_hints_at_the_right_spelling() -> None:

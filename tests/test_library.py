@@ -172,7 +172,45 @@ def test_templates_that_are_no_terms_for_some_inputs_are_left_out_there() -> Non
         inner={"n": InnerOptions()},
     )
     texts = build_library(("x", "y"), options).texts
-    assert texts[3:] == ("x/y", "y/x", "1/(x - y)", "1/(-x + y)", "1/x**n", "1/y**n")
+    assert texts[3:] == ("x/y", "y/x", "1/(x - y)", "1/x**n", "1/y**n")
+
+
+def test_multiples_of_a_term_are_left_out() -> None:
+    options = LibraryOptions(
+        polynomial_degree=2,
+        extra=("2*x", "-x*y", "3", "x - 1.0*x", "x/(K + x)", "-2.5*x/(K + x)", "x/(K - x)", "x/(x - K)"),
+        templates=("sin(input - other)", "(input - other)**2", "input - other", "(input - other)**0.5"),
+        inner={"K": InnerOptions()},
+    )
+    assert build_library(("x", "y"), options).texts == (
+        "1", "x", "y", "x**2", "x*y", "y**2", "0", "x/(K + x)", "x/(K - x)",
+        "sin(x - y)", "(x - y)**2", "x - y", "sqrt(x - y)", "sqrt(-x + y)",
+    )  # fmt: skip
+    # Two differences, of which two have their minus signs in different places.
+    both = LibraryOptions(polynomial_degree=0, extra=("(x - y)/(x + 2*y)", "2*(y - x)/(3*x + 6*y)"))
+    assert build_library(("x", "y"), both).texts == ("1", "(x - y)/(x + 2*y)")
+
+
+def test_a_term_is_found_however_it_is_written() -> None:
+    options = LibraryOptions(
+        polynomial_degree=2,
+        templates=("input/(K + input)", "input**n", "input - other"),
+        inner={"K": InnerOptions(), "n": InnerOptions()},
+    )
+    library = build_library(("x", "y"), options)
+    for text, term in {
+        "y*x": "x*y",
+        "2*x": "x",
+        "x/(x+K)": "x/(K + x)",
+        "x / (K + x)": "x/(K + x)",
+        "1*x**n": "x**n",
+        "2*x - 2*y": "x - y",
+    }.items():
+        assert library.texts[library.position(text, "test")] == term
+    # The sign of its coefficient would be another one, and somebody may have said which it has.
+    for text in ("-x", "y - x", "x/(x - K)", "x/(M + x)"):
+        with pytest.raises(InputError, match="a term of the library"):
+            library.position(text, "test")
 
 
 def test_exponents_start_where_exponents_are() -> None:
@@ -181,6 +219,95 @@ def test_exponents_start_where_exponents_are() -> None:
     starts = library.start_values(2)
     assert ((starts >= 0.2) & (starts <= 5.0)).all()
     assert np.isfinite(library.matrix(np.array([[100.0], [300.0]]), starts[0])).all()
+
+
+@pytest.mark.parametrize(
+    ("bounds", "size", "some"),
+    [
+        ((-3.0, 3.0), 2.0, (-2.0, -0.4, -0.1, 0.0, 0.1, 0.4, 2.0)),
+        ((-1.0, 3.0), 2.0, (-0.5, -0.4, 0.4, 0.5, 1.0, 2.0, 2.5)),
+        ((0.0, 1000.0), 0.01, (0.002, 0.01, 0.05, 20.0, 100.0, 500.0)),
+        ((-3.0, 0.0), 2.0, (-2.5, -2.0, -1.5, -0.5)),
+        ((-4e-9, 4e-9), 2.0, (-2e-9, 2e-9)),
+        ((-3e-9, 1e-9), 2.0, (-2e-9, -1e-9)),
+        ((-3.0, -2.5), 10.0, (-2.75,)),
+    ],
+)
+def test_a_parameter_that_may_be_negative_starts_at_sizes_of_the_data(
+    bounds: tuple[float, float], size: float, some: tuple[float, ...]
+) -> None:
+    options = LibraryOptions(
+        polynomial_degree=1, templates=("sin(K*input)",), inner={"K": InnerOptions(bounds=bounds)}
+    )
+    points = np.full((5, 1), size)
+    library = build_library(("x",), options).for_data([points])
+    starts = library.start_values(2)[:, 0]
+    assert ((starts >= bounds[0]) & (starts <= bounds[1])).all()
+    for start in some:
+        assert np.isclose(starts, start, rtol=1e-9, atol=0.0).any(), starts
+    assert starts.any()
+    assert library.starts[0] != 0.0
+    assert np.abs(library.columns(points).matrix[:, library.columns(points).owner == 2]).max() > 0.0
+    # What is ranged already stays so.
+    np.testing.assert_array_equal(library.for_data([points]).inner[0].starts, library.inner[0].starts)
+
+
+def test_a_stated_start_of_zero_has_others_beside_it() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1,
+        templates=("sin(input + p)",),
+        inner={"p": InnerOptions(start=0.0, bounds=(-3.0, 2.0))},
+    )
+    library = build_library(("x",), options).for_data([np.ones((5, 1))])
+    assert library.starts.tolist() == [0.0]
+    assert library.start_values(2)[:, 0].tolist() == [-1.0, -0.5, -0.2, 0.0, 0.2, 1.0]
+
+
+def test_an_exponent_around_zero_takes_nothing_from_the_data() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1, templates=("input**n",), inner={"n": InnerOptions(bounds=(-3.0, 3.0))}
+    )
+    library = build_library(("x",), options).for_data([np.full((5, 1), 300.0)])
+    assert library.start_values(2)[:, 0].tolist() == [-1.0, -0.2, 0.0, 0.2, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "inner"),
+    [
+        ("x**n/(K**n + x**n)", InnerOptions(bounds=(1.0, 50.0))),
+        ("x**n", InnerOptions(bounds=(-21.0, 1.0))),
+        ("x**n", InnerOptions(start=25.0)),
+        ("x**n*x**n", InnerOptions(bounds=(1.0, 11.0))),
+    ],
+)
+def test_an_exponent_that_no_law_could_have_is_refused(text: str, inner: InnerOptions) -> None:
+    options = LibraryOptions(extra=(text,), inner={"n": inner, "K": InnerOptions(bounds=(1.0, 50.0))})
+    with pytest.raises(InputError, match=r"between -20 and 20\. Give n bounds"):
+        build_library(("x",), options)
+
+
+@pytest.mark.parametrize("start", [None, 2.0, 6.0, 20.0, 0.01, -2.0, -20.0])
+def test_an_exponent_without_bounds_stays_one_that_a_law_may_have(start: float | None) -> None:
+    options = LibraryOptions(extra=("x**n",), inner={"n": InnerOptions(start=start)})
+    library = build_library(("x",), options).for_data([np.linspace(1.0, 3.0, 5)[:, None]])
+    [item] = library.inner
+    assert item.low is not None
+    assert item.high is not None
+    assert -20.0 <= item.low < item.high <= 20.0
+    assert start is None or item.low <= start <= item.high
+    assert start is None or start in library.start_values(len(library) - 1)
+
+
+def test_a_divisor_that_no_text_could_say_is_looked_at() -> None:
+    options = LibraryOptions(
+        polynomial_degree=1,
+        extra=("1/(K - 1/x**n)", "x*pi**n"),
+        inner={"K": InnerOptions(start=1.0), "n": InnerOptions(start=2.0)},
+    )
+    library = build_library(("x",), options)
+    series = along("0.5 2.0")
+    assert library.valid(series)[0].tolist() == [True, True, False, True]
+    assert len(library.for_data(series).start_values(3)) > 1
 
 
 def test_start_values_of_tiny_data_stay_apart() -> None:

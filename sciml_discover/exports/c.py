@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sciml_discover.callables import derivative, in_functions_of_sympy
 from sciml_discover.exports.law import ExportedLaw, code_names, comment, renamed
-from sciml_discover.expressions import TIME, symbol
+from sciml_discover.expressions import TIME
 
 RESERVED = """asm auto bool break case char class complex const constexpr continue control default delete derivative do
     double else enum errno explicit extern fabs false float for friend goto i386 if imaginary inline int jacobian linux
@@ -41,7 +42,7 @@ def to_c(law: ExportedLaw) -> str:
         for index, expression in enumerate(equations)
     )
     slopes = "\n".join(
-        f"    matrix[{row}][{column}] = {print_code(expression.diff(symbol(state)), 'c')};"
+        f"    matrix[{row}][{column}] = {print_code(in_functions_of_sympy(derivative(expression, state)), 'c')};"
         for row, expression in enumerate(equations)
         for column, state in enumerate(states)
     )

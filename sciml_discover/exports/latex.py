@@ -28,6 +28,11 @@ _SPECIAL = {
     "^": r"\textasciicircum{}",
     "~": r"\textasciitilde{}",
     "\\": r"\textbackslash{}",
+    # In units; pdflatex has no such letters in its fonts.
+    **dict.fromkeys("µμ", r"$\mu$"),
+    "Ω": r"$\Omega$",
+    **dict.fromkeys("·⋅", r"$\cdot$"),
+    "×": r"$\times$",
 }
 
 
@@ -74,11 +79,13 @@ def _equations(law: ExportedLaw) -> tuple[dict[str, sympy.Expr], dict[str, str]]
 
 def _rounded(law: ExportedLaw) -> dict[str, sympy.Expr]:
     """Return the right-hand sides with rounded numbers, of a result that does not say the known equations."""
-    from sciml_discover.expressions import TIME, parse_expression
+    from sciml_discover.expressions import MAX_RESULT_LENGTH, TIME, parse_expression
 
     names = [*law.states, *law.record.parameters, *law.controls, TIME]
     return {
-        state: parse_expression(text, names, where=f"{law.result.id}: equations.{state}")
+        state: parse_expression(
+            text, names, where=f"{law.result.id}: equations.{state}", longest=MAX_RESULT_LENGTH
+        )
         for state, text in law.record.equations.items()
     }
 

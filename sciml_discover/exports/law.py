@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from sciml_discover.base import lazy_import
 from sciml_discover.errors import InputError
-from sciml_discover.expressions import TIME, check_name, parse_expression, symbol
+from sciml_discover.expressions import MAX_RESULT_LENGTH, TIME, check_name, parse_expression, symbol
 from sciml_discover.result import Covariance, DiscoveryResult, LawRecord, TermEstimate
 
 if TYPE_CHECKING:
@@ -116,11 +116,11 @@ def read_law(result: DiscoveryResult, number: int = 0) -> ExportedLaw:
     record = _record(result, number)
     names = _checked_names(result, record)
     equations = {
-        state: parse_expression(text, names, where=f"{result.id}: equations.{state}")
+        state: _read(text, names, f"{result.id}: equations.{state}")
         for state, text in record.equations_full.items()
     }
     for state, text in record.equations.items():
-        parse_expression(text, names, where=f"{result.id}: equations.{state}")
+        _read(text, names, f"{result.id}: equations.{state}")
     terms = {
         hole: tuple(
             _term(item, [*result.controls, *equations, TIME], f"{result.id}: {hole}") for item in law.terms
@@ -128,7 +128,7 @@ def read_law(result: DiscoveryResult, number: int = 0) -> ExportedLaw:
         for hole, law in record.missing.items()
     }
     known = {
-        state: parse_expression(text, [*names, *terms], where=f"{result.id}: known.{state}")
+        state: _read(text, [*names, *terms], f"{result.id}: known.{state}")
         for state, text in result.known.items()
         if state in equations
     }
@@ -140,6 +140,11 @@ def read_law(result: DiscoveryResult, number: int = 0) -> ExportedLaw:
         known=known if len(known) == len(equations) else {},
         terms=terms,
     )
+
+
+def _read(text: str, names: Iterable[str], where: str) -> sympy.Expr:
+    """Return a right-hand side, as long as a result may have it."""
+    return parse_expression(text, tuple(names), where=where, longest=MAX_RESULT_LENGTH)
 
 
 def _record(result: DiscoveryResult, number: int) -> LawRecord:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sciml_discover.expressions import TIME, parse_expression, symbol
+from sciml_discover.expressions import MAX_RESULT_LENGTH, TIME, parse_expression, symbol
 
 if TYPE_CHECKING:
     import sympy
@@ -115,7 +115,7 @@ def _numbers(values: Mapping[str, float]) -> dict[sympy.Basic, sympy.Basic]:
 
 def _parse(text: str, system: System, own: tuple[str, ...] = ()) -> sympy.Expr:
     names = [*system.state_names, *system.parameter_names, *system.control_names, TIME, *own]
-    return parse_expression(text, names, where="law", exponents=own)
+    return parse_expression(text, names, where="law", exponents=own, longest=MAX_RESULT_LENGTH)
 
 
 def _derivative(state: str) -> str:
